@@ -56,7 +56,7 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let mut response = problem::response(self.problem(), &self.to_string());
-        if self == Error::Publish(PublishError::Unreleased) {
+        if matches!(self, Error::Publish(PublishError::Unreleased | PublishError::Undecided)) {
             // A second try would publish the events twice.
             response.headers_mut().remove(http::header::RETRY_AFTER);
         }

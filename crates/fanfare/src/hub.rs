@@ -205,6 +205,11 @@ pub enum PublishError {
     /// not released in time, so they are not visible. They become visible behind these, or when the engine
     /// drains: do not publish them again.
     Unreleased,
+    /// [`Hub::publish_wait`] and [`Hub::publish_async`] only: the durable store has the events, and did not say
+    /// in time whether it keeps them. They become visible later, or not at all. Those that are neither in
+    /// [`Interrupted::published`] nor given back may be published again only where each has an own id, so that
+    /// none is published twice.
+    Undecided,
     /// The durable store has not taken the events. Those of an earlier part of the same publish are stored and
     /// visible. Events that were refused so are not given back.
     NotStored(StoreFailure),
@@ -593,6 +598,11 @@ impl Hub {
         self.inner.shards.len()
     }
 
+    /// Whether there is a durable store.
+    pub(crate) fn has_store(&self) -> bool {
+        self.inner.store.is_some()
+    }
+
     /// Where joins are noted.
     pub(crate) fn joins(&self) -> Option<&JoinTable> {
         self.inner.common.joins.as_deref()
@@ -792,6 +802,7 @@ impl PublishError {
         match self {
             PublishError::Busy | PublishError::WouldBlock => ProblemKind::PublishBusy,
             PublishError::Unreleased => ProblemKind::NotVisibleYet,
+            PublishError::Undecided => ProblemKind::StoreUndecided,
             PublishError::NotStored(StoreFailure::Full) => ProblemKind::StoreFull,
             PublishError::NotStored(_) => ProblemKind::StoreFailed,
             PublishError::Stopped => ProblemKind::ServerStopping,
@@ -820,6 +831,9 @@ impl fmt::Display for PublishError {
             PublishError::Unreleased => {
                 f.write_str("the events are accepted, and are not visible before older ones are released")
             }
+            PublishError::Undecided => f.write_str(
+                "the durable log has not said in time whether it keeps the events; publish them again only if each has an id of its own",
+            ),
             PublishError::NotStored(failure) => write!(f, "the event is not stored: {failure}"),
             PublishError::Stopped => f.write_str("the server is shutting down"),
         }

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    Cursor, Durability, Engine, Epoch, Event, EventId, Hub, Interrupted, PublishError, Published, Store,
-    StoreFailure, StoreOptions, Subscribe, Topic, testing,
+    Cursor, Durability, Engine, Epoch, Event, EventId, EventType, Hub, Interrupted, Limits, Member,
+    PublishError, Published, Store, StoreFailure, StoreOptions, Subscribe, Topic, testing,
 };
 use fanfare_proto::limits::LogLimits;
 use fanfare_store::{Bounds, Fault, FaultyStore, MemoryStore, Query};
@@ -524,6 +524,80 @@ fn a_start_reads_back_what_there_is_room_for_whatever_the_sizes() {
     }
 }
 
+// ---- What publishers are told ----
+
+/// Once, a publisher was told that its events were accepted and must not be sent again, while the store had
+/// not decided, and then they were lost.
+#[test]
+fn a_publisher_learns_that_the_store_has_not_decided() {
+    for fails in [false, true] {
+        let store = store();
+        let engine = start(&store);
+        let hub = engine.hub();
+        store.plan_append(0, Fault::Waits(Duration::from_millis(300)));
+        if fails {
+            store.plan_sync(0, Fault::Fails(EIO));
+        }
+        let mut events = vec![event("late")];
+        let late = hub.publish_wait(&mut events, Duration::from_millis(20)).unwrap_err();
+        assert_eq!((late.error, late.published, events.len()), (PublishError::Undecided, None, 0));
+        engine.stop(Duration::ZERO).unwrap();
+        assert_eq!(stored(&store).len(), usize::from(!fails));
+    }
+}
+
+/// Once, the answer to a refusal left out what was being stored, and the publisher sent it again.
+#[test]
+fn a_refusal_waits_for_what_was_taken_before_it() {
+    let store = store();
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let limits = Limits::default().with_mailbox_events(10).with_event_bytes(1000);
+    let engine = Engine::builder().shards(1).limits(limits).store(options).start().unwrap();
+    let hub = engine.hub();
+    let _reader = testing::adopt(&hub, Subscribe::to([topic("a")])).unwrap();
+    store.plan_append(0, Fault::Waits(Duration::from_millis(200)));
+    let mut events: Vec<_> = (0..35).map(|n| event(&n.to_string())).collect();
+    events.push(event(&"x".repeat(1001)));
+    let refused = hub.publish_wait(&mut events, PATIENCE).unwrap_err();
+    let published = refused.published.unwrap().count;
+    assert!(matches!(refused.error, PublishError::TooLarge { .. }), "{:?}", refused.error);
+    assert_eq!((published + events.len(), stored(&store).len()), (36, published));
+    assert!(published >= 10, "a part was under way");
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_stored_is_given_back() {
+    let store = store();
+    let engine = start(&store);
+    let hub = engine.hub();
+    store.plan_append(0, Fault::Fails(ENOSPC));
+    let refused = hub.publish_when_ready(event("1")).await.unwrap_err();
+    assert_eq!(refused.error, PublishError::NotStored(StoreFailure::Full));
+    assert_eq!(*refused.event, event("1"));
+    hub.publish_when_ready(event("1")).await.unwrap();
+    assert_eq!(stored(&store), ["1"]);
+}
+
+/// A member that had left while the disk was full was there for ever.
+#[test]
+fn members_are_announced_when_the_disk_has_room_again() {
+    let store = store();
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let builder = Engine::builder().shards(1).presence_linger(Duration::ZERO).store(options);
+    let engine = builder.start().unwrap();
+    let hub = engine.hub();
+    let mut watcher = testing::adopt(&hub, Subscribe::to([topic("room")])).unwrap();
+    let (join, leave) = (EventType::new("join").unwrap(), EventType::new("leave").unwrap());
+    let member = Member::new(&topic("room"), "ada").unwrap().with_announcements(join, leave);
+    (0..3).for_each(|call| store.plan_append(call, Fault::Fails(ENOSPC)));
+    let ada = testing::adopt(&hub, Subscribe::to([topic("other")]).with_member(member)).unwrap();
+    assert_eq!(watcher.next_wait(PATIENCE).unwrap().unwrap().kind(), "join");
+    (0..3).for_each(|call| store.plan_append(call, Fault::Fails(ENOSPC)));
+    drop(ada);
+    assert_eq!(watcher.next_wait(PATIENCE).unwrap().unwrap().kind(), "leave");
+    assert_eq!(hub.counts().members_not_announced, 0);
+}
+
 // ---- A panic of the store, which is a mistake of it ----
 
 /// Publishers that waited for the store's thread waited for ever, and the server said that it was well.
@@ -545,7 +619,9 @@ fn a_panic_of_the_thread_that_writes_ends_the_engine_and_answers_all() {
         .collect();
     let answers: Vec<_> = publishers.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
     let acknowledged = answers.iter().filter(|answer| answer.is_ok()).count();
-    assert!(answers.iter().all(|answer| matches!(answer, Ok(_) | Err(PublishError::Stopped))), "{answers:?}");
+    let is_honest =
+        |answer: &_| matches!(answer, Ok(_) | Err(PublishError::Stopped | PublishError::Undecided));
+    assert!(answers.iter().all(is_honest), "{answers:?}");
     assert!(acknowledged < answers.len());
     assert_eq!(publish(&hub, event("after")), Err(PublishError::Stopped));
     while engine.is_running() {

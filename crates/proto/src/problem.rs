@@ -352,6 +352,13 @@ kinds! {
         options: [],
     }
 
+    /// The durable log has the events, and has not said in time whether it keeps them. They are delivered
+    /// later, or not at all.
+    StoreUndecided("store-undecided", 503, "The durable log has not answered in time") {
+        action: "Send the events again only if each has an id of its own: then none is published twice. The \
+                 member published tells what is certain.",
+        options: ["data"],
+    }
     /// The disk of the durable log is full. Subscribers are not concerned.
     StoreFull("store-full", 507, "The disk of the durable log is full") {
         action: "Try again after the time that Retry-After says, or free some space. The member published tells \

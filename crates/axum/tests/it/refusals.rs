@@ -153,6 +153,7 @@ async fn errors_of_the_engine_are_answers() {
         (Error::from(PublishError::Busy), 503, true),
         (Error::from(NotPublished::new(PublishError::Stopped, *event())), 503, true),
         (Error::from(PublishError::Unreleased), 503, false),
+        (Error::from(PublishError::Undecided), 503, false),
         (Error::from(PublishError::TooLarge { index: 0, limit: 5 }), 413, false),
         (Error::from(PublishError::ReservedId { index: 0 }), 400, false),
         (Error::from(PublishError::Empty), 400, false),

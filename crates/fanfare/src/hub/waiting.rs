@@ -43,6 +43,8 @@ struct Publishing<'hub> {
     commits: Option<Arc<PublishCommits>>,
     /// Parts that have their numbers, and of which it is not known yet whether they are stored.
     undecided: VecDeque<Part>,
+    /// Why the rest is refused. The answer waits for what is undecided: it says what was published.
+    refusal: Option<PublishError>,
 }
 
 /// A part of a publish.
@@ -68,7 +70,8 @@ impl Hub {
     ///
     /// # Errors
     /// [`Interrupted`]: `Busy` where there was no room in time, `Unreleased` where there was room and older
-    /// events were not released in time, `WouldBlock` where there was no room on a shard's thread or older
+    /// events were not released in time, `Undecided` where the durable store has not answered in time,
+    /// `WouldBlock` where there was no room on a shard's thread or older
     /// events were not released, and what [`Hub::publish_batch`] says.
     ///
     /// # Panics
@@ -135,13 +138,15 @@ impl Hub {
     /// # Panics
     /// As [`Hub::publish_wait`].
     pub async fn publish_when_ready(&self, event: Event) -> Result<Published, NotPublished> {
+        // What a durable store refuses is not given back.
+        let copy = self.inner.store.is_some().then(|| event.clone());
         let mut events = vec![event];
         match self.publish_async(&mut events).await {
             Ok(published) => Ok(published),
-            Err(Interrupted { error, published }) => match (events.pop(), published) {
-                (Some(event), _) => Err(NotPublished::new(error, event)),
-                (None, Some(published)) => Ok(published),
-                (None, None) => unreachable!("a refused event is back in the vector"),
+            Err(Interrupted { error, published }) => match (events.pop().or(copy), published) {
+                (_, Some(published)) => Ok(published),
+                (Some(event), None) => Err(NotPublished::new(error, event)),
+                (None, None) => unreachable!("without a store, a refused event is back in the vector"),
             },
         }
     }
@@ -196,7 +201,7 @@ impl PublishFuture<'_> {
     }
 
     /// Whether some events have their numbers, and it is not known yet whether the durable store takes them.
-    /// They become visible if it does, also where this is dropped: do not publish them again.
+    /// They become visible if it does, also where this is dropped: [`PublishError::Undecided`].
     pub fn is_undecided(&self) -> bool {
         !self.publishing.undecided.is_empty()
     }
@@ -273,13 +278,14 @@ impl<'hub> Publishing<'hub> {
             position: None,
             commits: hub.inner.store.is_some().then(Arc::default),
             undecided: VecDeque::new(),
+            refusal: None,
         }
     }
 
     /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a
     /// position in the line. A shard's thread takes no position: without room, its publish is over.
     fn attempt(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
-        if self.is_sequenced() {
+        if self.is_sequenced() || self.refusal.is_some() {
             return self.end_when_visible(by);
         }
         let may_wait = self.position.is_some() || !shard_thread::is_current();
@@ -291,7 +297,13 @@ impl<'hub> Publishing<'hub> {
                 Attempt::Refused(PublishError::Busy) if !may_wait => {
                     return Some(Err(self.interrupted(PublishError::WouldBlock)));
                 }
-                Attempt::Refused(error) => return Some(Err(self.interrupted(error))),
+                Attempt::Refused(error) if self.undecided.is_empty() => {
+                    return Some(Err(self.interrupted(error)));
+                }
+                Attempt::Refused(error) => {
+                    self.refusal = Some(error);
+                    return self.end_when_visible(by);
+                }
                 Attempt::Published { published, number, outcome: Some(outcome) } => {
                     self.undecided.push_back(Part { published, number, outcome });
                     if let Err(error) = self.decide() {
@@ -324,10 +336,10 @@ impl<'hub> Publishing<'hub> {
         }
     }
 
-    /// Adds the parts that are stored. The error: why the next one is not.
+    /// Adds the parts that are stored. The error: why the next one is not, and with it those behind it.
     fn decide(&mut self) -> Result<(), PublishError> {
         while let Some(outcome) = self.undecided.front().and_then(|part| part.outcome.get().cloned()) {
-            let committed = outcome?;
+            let committed = outcome.inspect_err(|_| self.undecided.clear())?;
             let Some(Part { mut published, .. }) = self.undecided.pop_front() else { return Ok(()) };
             if !committed.duplicates.is_empty() {
                 published.duplicates.extend(committed.duplicates);
@@ -343,7 +355,8 @@ impl<'hub> Publishing<'hub> {
         self.unpublished.queue.is_empty() && (self.published.is_some() || !self.undecided.is_empty())
     }
 
-    /// The answer, when the last event is visible. `None`: it has a position in the line until then.
+    /// The answer, when the last event is visible, or what was taken before a refusal is decided. `None`: it
+    /// has a position in the line until then.
     fn end_when_visible(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
         if let Err(error) = self.decide() {
             return Some(Err(self.interrupted(error)));
@@ -352,6 +365,11 @@ impl<'hub> Publishing<'hub> {
         let is_visible = self.hub.inner.sequencer.is_visible(number, &mut self.position, by);
         // What was decided before the position was taken is seen here.
         if let Err(error) = self.decide() {
+            return Some(Err(self.interrupted(error)));
+        }
+        if self.undecided.is_empty()
+            && let Some(error) = self.refusal.take()
+        {
             return Some(Err(self.interrupted(error)));
         }
         let is_visible = is_visible || self.hub.inner.sequencer.has_released(self.number);
@@ -370,8 +388,13 @@ impl<'hub> Publishing<'hub> {
             error,
             PublishError::Stopped | PublishError::NotStored(_) | PublishError::IdConflict { .. }
         );
-        let is_late = self.is_sequenced() && !is_decided;
-        let error = if is_late { PublishError::Unreleased } else { error };
+        let error = if !self.undecided.is_empty() {
+            PublishError::Undecided
+        } else if self.is_sequenced() && !is_decided {
+            PublishError::Unreleased
+        } else {
+            error
+        };
         Interrupted { error, published: self.published.take() }
     }
 

@@ -14,10 +14,14 @@ use super::Presence;
 use crate::admission::Admission;
 use crate::hub::{Hub, PublishError};
 use crate::shard_thread;
+use crate::store::StoreFailure;
 use crate::sync::{Mutex, lock};
 
 /// How long an announcement waits for room before it tries again.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Time between two attempts while the disk of the store is full.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// The thread that publishes announcements.
 pub(crate) struct Announcer {
@@ -77,18 +81,30 @@ impl Announcer {
     }
 }
 
-/// Publishes announcements, however long the hub is busy. An event that may not be published is dropped
-/// alone.
+/// Publishes announcements, however long the hub is busy or the disk of its store is full. An event that may
+/// not be published is dropped alone.
 fn publish_all(hub: &Hub, presence: &Presence, mut events: Vec<Event>) {
     while !events.is_empty() {
+        // What a durable store refuses is not given back.
+        let copy = if hub.has_store() { events.clone() } else { Vec::new() };
         let Err(interrupted) = hub.publish_wait(&mut events, PATIENCE) else { continue };
+        let published = interrupted.published.map_or(0, |published| published.count);
         match (interrupted.error.event_at_fault(), interrupted.error) {
             // The member's name is longer than the data of an event may be.
             (Some(index), _) => {
                 events.remove(index);
                 presence.count_not_announced(1);
             }
-            (None, PublishError::Busy | PublishError::Unreleased) => {}
+            (None, PublishError::Busy | PublishError::Unreleased | PublishError::Undecided) => {}
+            // A member that left would be there for ever.
+            (None, PublishError::NotStored(StoreFailure::Full)) => {
+                events = copy.into_iter().skip(published).collect();
+                thread::sleep(FULL_PAUSE);
+            }
+            (None, PublishError::NotStored(_)) => {
+                presence.count_not_announced(copy.len() - published);
+                return;
+            }
             // The engine ends.
             (None, _) => {
                 presence.count_not_announced(events.len());

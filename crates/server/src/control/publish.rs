@@ -336,7 +336,7 @@ impl Part {
                 Ok(result) => result,
                 // The durable log has them, and does not say whether it keeps them.
                 Err(_) if publishing.is_undecided() => {
-                    return Err(sum.describe(refused(&PublishError::Unreleased)));
+                    return Err(sum.describe(refused(&PublishError::Undecided)));
                 }
                 Err(_) if sum.is_empty() && publishing.published().is_none() => {
                     return Err(sum.describe(refused(&PublishError::Busy)));
@@ -388,8 +388,11 @@ async fn publish_waiting(
             let is_undecided = publishing.is_undecided();
             drop(publishing);
             // All that have a number become visible behind older ones: a second try would publish them twice.
-            let is_late = is_undecided || events.is_empty();
-            let error = if is_late { PublishError::Unreleased } else { PublishError::Busy };
+            let error = match events.is_empty() {
+                _ if is_undecided => PublishError::Undecided,
+                true => PublishError::Unreleased,
+                false => PublishError::Busy,
+            };
             (error, published)
         }
     };

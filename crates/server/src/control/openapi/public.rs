@@ -187,6 +187,7 @@ fn publish() -> Operation {
             ProblemKind::PublishesFull,
             ProblemKind::PublishBusy,
             ProblemKind::NotVisibleYet,
+            ProblemKind::StoreUndecided,
             ProblemKind::StoreFull,
             ProblemKind::StoreFailed,
             ProblemKind::ServerStopping,
