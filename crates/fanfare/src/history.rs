@@ -16,7 +16,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use fanfare_io::Clock;
@@ -32,11 +32,14 @@ use fanfare_proto::selection::Selection;
 use fanfare_store::{Bounds, Error, Page, Query, Record, Store};
 
 use crate::mailbox::{Mail, Mailbox};
-use crate::store::unix_ms;
+use crate::store::{StoreCounts, unix_ms};
 use crate::sync::{AtomicU64, Condvar, Mutex, lock};
 
 /// Pages that one shard holds and has asked for.
 const PAGES: usize = 8;
+
+/// Questions from which on those are removed that are not wanted any more.
+const PURGE_FROM: usize = 4096;
 
 /// What one page has at most, and what it may cost to read: about what a laggard is sent in one turn.
 const PAGE: Bounds = Bounds { records: RUN_FRAMES, bytes: RUN_BYTES, steps: 1 << 14 };
@@ -56,19 +59,23 @@ pub(crate) struct HistoryQueue {
 #[derive(Default)]
 struct State {
     questions: VecDeque<Question>,
+    /// With so many of them, those that are not wanted any more are removed.
+    purge_at: usize,
     is_closed: bool,
 }
 
 struct Question {
     mailbox: Arc<Mailbox>,
     ask: Ask,
+    /// The shard drops the other end when it does not want the answer any more.
+    wanted: Weak<()>,
 }
 
 enum Ask {
     /// Where a subscriber with this id starts.
-    Start { ticket: u64, id: String, selectors: Selectors },
-    /// What comes after this number.
-    Page { link: LinkKey, after: u64, selectors: Selectors },
+    Start { number: u64, id: String, selectors: Selectors },
+    /// What comes after this event.
+    Page { number: u64, link: LinkKey, after: u64, selectors: Selectors },
 }
 
 /// The selectors of a subscriber, for another thread.
@@ -82,9 +89,9 @@ struct Selectors {
 /// The answer to a shard, by mail.
 pub(crate) enum HistoryAnswer {
     /// Where the subscriber starts.
-    Start { ticket: u64, start: Start },
-    /// `None`: the store cannot be read.
-    Page { link: LinkKey, page: Option<HistoryPage> },
+    Start { number: u64, start: Start },
+    /// `None`: the store cannot be read, or the page is not wanted any more.
+    Page { number: u64, link: LinkKey, page: Option<HistoryPage> },
 }
 
 /// Events from the store, for one subscriber. They stay until its cursor has passed them: a socket may take
@@ -101,29 +108,44 @@ pub(crate) struct HistoryPage {
 }
 
 /// What one shard has asked, and has got.
-pub(crate) struct HistoryDesk {
+///
+/// ```text
+///   read --> Waits --a place is free--> Asked --mail--> Here --all was sent, or others wait--> (forgotten)
+///                                                  \--> Failed --> (forgotten)
+/// ```
+pub(crate) struct ShardHistory {
     queue: Arc<HistoryQueue>,
     mailbox: Arc<Mailbox>,
-    next_ticket: u64,
-    /// The starts that have come. A subscriber that has gone, or does not wait any longer, takes its own away.
-    starts: HashMap<u64, Option<Start>>,
+    /// The number of the next question.
+    next_number: u64,
+    /// The starts that were asked for. A subscriber that has gone, or does not wait any longer, takes its own
+    /// away.
+    starts: HashMap<u64, AskedStart>,
+    /// Starts that have come and were not taken.
+    starts_here: usize,
     pages: HashMap<LinkKey, Slot>,
     /// The laggards whose pages wait for a place, in order.
     waiting: VecDeque<LinkKey>,
-    /// Pages that are here or under way.
-    busy: usize,
+    /// The laggards whose pages have a place, at most [`PAGES`].
+    placed: Vec<LinkKey>,
+    /// Places of pages that were asked for and are not wanted any more: they are free when the answers come.
+    unwanted: usize,
+}
+
+struct AskedStart {
+    /// `None`: it has not come.
+    start: Option<Start>,
+    _wanted: Arc<()>,
 }
 
 /// The state of one laggard's page.
 enum Slot {
-    /// It waits until there is room.
-    Waits(Ask),
-    Asked,
+    /// It waits until there is a place.
+    Waits { after: u64, selectors: Selectors },
+    /// The question has this number: an answer to an older one is for nobody.
+    Asked { number: u64, _wanted: Arc<()> },
     /// `offered`: some of it was given to be sent.
-    Here {
-        page: HistoryPage,
-        offered: bool,
-    },
+    Here { page: HistoryPage, offered: bool },
     /// The store could not be read: to the subscriber this is gone.
     Failed,
 }
@@ -134,6 +156,7 @@ pub(crate) struct HistoryReader {
     pub(crate) queue: Arc<HistoryQueue>,
     /// The newest number that is released.
     pub(crate) newest: Arc<AtomicU64>,
+    pub(crate) counts: Arc<StoreCounts>,
     pub(crate) clock: Clock,
 }
 
@@ -143,7 +166,14 @@ impl HistoryQueue {
     }
 
     fn push(&self, question: Question) {
-        lock(&self.state).questions.push_back(question);
+        let mut state = lock(&self.state);
+        if state.questions.len() >= state.purge_at {
+            // Where the disk hangs, subscribers give up and others come: what is wanted is bounded, and so is
+            // what is kept.
+            state.questions.retain(Question::is_to_be_answered);
+            state.purge_at = (2 * state.questions.len()).max(PURGE_FROM);
+        }
+        state.questions.push_back(question);
         self.has_work.notify_one();
     }
 
@@ -205,57 +235,82 @@ impl Selectors {
     }
 }
 
-impl HistoryDesk {
-    pub(crate) fn new(queue: Arc<HistoryQueue>, mailbox: Arc<Mailbox>) -> HistoryDesk {
-        HistoryDesk {
+impl Question {
+    /// Each page is answered: the shard counts the places of those that are under way.
+    fn is_to_be_answered(&self) -> bool {
+        self.is_wanted() || matches!(self.ask, Ask::Page { .. })
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.wanted.strong_count() > 0
+    }
+}
+
+impl ShardHistory {
+    pub(crate) fn new(queue: Arc<HistoryQueue>, mailbox: Arc<Mailbox>) -> ShardHistory {
+        ShardHistory {
             queue,
             mailbox,
-            next_ticket: 0,
+            next_number: 0,
             starts: HashMap::new(),
+            starts_here: 0,
             pages: HashMap::new(),
             waiting: VecDeque::new(),
-            busy: 0,
+            placed: Vec::new(),
+            unwanted: 0,
         }
     }
 
-    /// Asks where a subscriber starts. The answer comes under this ticket.
+    /// Asks where a subscriber starts. The answer comes under this number.
     pub(crate) fn ask_for_start(&mut self, id: &str, selection: Selection<'_>) -> u64 {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.starts.insert(ticket, None);
-        let ask = Ask::Start { ticket, id: id.to_owned(), selectors: Selectors::of(selection) };
-        self.queue.push(Question { mailbox: Arc::clone(&self.mailbox), ask });
-        ticket
+        let (number, wanted) = (self.next_number, Arc::new(()));
+        self.next_number += 1;
+        let ask = Ask::Start { number, id: id.to_owned(), selectors: Selectors::of(selection) };
+        let question = Question { mailbox: Arc::clone(&self.mailbox), ask, wanted: Arc::downgrade(&wanted) };
+        self.starts.insert(number, AskedStart { start: None, _wanted: wanted });
+        self.queue.push(question);
+        number
     }
 
     /// Whether the answer has come.
-    pub(crate) fn has_start(&self, ticket: u64) -> bool {
-        self.starts.get(&ticket).is_some_and(Option::is_some)
+    pub(crate) fn has_start(&self, number: u64) -> bool {
+        self.starts.get(&number).is_some_and(|asked| asked.start.is_some())
+    }
+
+    /// Whether any answer has come that was not taken.
+    pub(crate) fn has_starts(&self) -> bool {
+        self.starts_here > 0
     }
 
     /// The answer; `None`: it has not come, and is not waited for any longer.
-    pub(crate) fn take_start(&mut self, ticket: u64) -> Option<Start> {
-        self.starts.remove(&ticket).flatten()
+    pub(crate) fn take_start(&mut self, number: u64) -> Option<Start> {
+        let start = self.starts.remove(&number)?.start?;
+        self.starts_here -= 1;
+        Some(start)
     }
 
     /// An answer has come. Where it is a page, the laggard on this link can be served.
     pub(crate) fn answered(&mut self, answer: HistoryAnswer) -> Option<LinkKey> {
         match answer {
-            HistoryAnswer::Start { ticket, start } => {
-                if let Some(waiting) = self.starts.get_mut(&ticket) {
-                    *waiting = Some(start);
+            HistoryAnswer::Start { number, start } => {
+                if let Some(asked) = self.starts.get_mut(&number) {
+                    asked.start = Some(start);
+                    self.starts_here += 1;
                 }
                 None
             }
-            HistoryAnswer::Page { link, page } => {
-                match self.pages.get_mut(&link) {
-                    Some(slot) => {
-                        *slot = page.map_or(Slot::Failed, |page| Slot::Here { page, offered: false });
-                    }
-                    // The stream has ended.
-                    None => self.free_one(),
+            HistoryAnswer::Page { number, link, page } => {
+                let is_asked =
+                    |slot: &Slot| matches!(slot, Slot::Asked { number: asked, .. } if *asked == number);
+                if self.pages.get(&link).is_some_and(is_asked) {
+                    let here = page.map_or(Slot::Failed, |page| Slot::Here { page, offered: false });
+                    self.pages.insert(link, here);
+                    return Some(link);
                 }
-                Some(link)
+                // The stream has ended, or needs another page.
+                self.unwanted -= 1;
+                self.ask_for_next();
+                None
             }
         }
     }
@@ -271,7 +326,7 @@ impl HistoryDesk {
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<Read, Unread> {
         match self.pages.get_mut(&link) {
-            Some(Slot::Waits(_) | Slot::Asked) => return Err(Unread::Later),
+            Some(Slot::Waits { .. } | Slot::Asked { .. }) => return Err(Unread::Later),
             Some(Slot::Failed) => {
                 self.forget(link);
                 return Err(Unread::Gone(available));
@@ -292,8 +347,8 @@ impl HistoryDesk {
             Some(Slot::Here { .. }) => self.forget(link),
             None => {}
         }
-        let ask = Ask::Page { link, after: wanted.after, selectors: Selectors::of(wanted.selection) };
-        self.pages.insert(link, Slot::Waits(ask));
+        let selectors = Selectors::of(wanted.selection);
+        self.pages.insert(link, Slot::Waits { after: wanted.after, selectors });
         self.waiting.push_back(link);
         self.ask_for_next();
         Err(Unread::Later)
@@ -313,49 +368,57 @@ impl HistoryDesk {
         self.pages.is_empty()
     }
 
-    /// Forgets the pages of laggards that are none any more.
+    /// Gives back the places of laggards that are none any more.
     pub(crate) fn retain(&mut self, is_laggard: impl Fn(LinkKey) -> bool) {
-        let gone: Vec<LinkKey> = self.pages.keys().copied().filter(|link| !is_laggard(*link)).collect();
-        gone.into_iter().for_each(|link| self.forget(link));
+        // At most as many as there are places. One that waits for a place gives way when it has one.
+        for index in (0..self.placed.len()).rev() {
+            let link = self.placed[index];
+            if !is_laggard(link) {
+                self.forget(link);
+            }
+        }
     }
 
     fn forget(&mut self, link: LinkKey) {
         match self.pages.remove(&link) {
-            // It is free when the answer comes.
-            Some(Slot::Waits(_) | Slot::Asked) | None => {}
-            Some(Slot::Here { .. } | Slot::Failed) => self.free_one(),
+            Some(Slot::Waits { .. }) | None => return,
+            Some(Slot::Asked { .. }) => self.unwanted += 1,
+            Some(Slot::Here { .. } | Slot::Failed) => {}
         }
-    }
-
-    fn free_one(&mut self) {
-        self.busy -= 1;
+        self.placed.retain(|placed| *placed != link);
         self.ask_for_next();
     }
 
+    fn has_place(&self) -> bool {
+        self.placed.len() + self.unwanted < PAGES
+    }
+
     fn ask_for_next(&mut self) {
-        // A laggard that waited may have left.
-        while self.waiting.front().is_some_and(|link| !matches!(self.pages.get(link), Some(Slot::Waits(_)))) {
+        // A laggard that waited may have been forgotten.
+        while let Some(link) = self.waiting.front()
+            && !matches!(self.pages.get(link), Some(Slot::Waits { .. }))
+        {
             self.waiting.pop_front();
         }
-        if self.busy == PAGES && !self.waiting.is_empty() {
-            let is_offered = |slot: &Slot| matches!(slot, Slot::Here { offered: true, .. });
-            let offered = self.pages.iter().find(|(_, slot)| is_offered(slot)).map(|(link, _)| *link);
-            if let Some(link) = offered {
+        if !self.has_place() && !self.waiting.is_empty() {
+            let is_offered =
+                |link: &LinkKey| matches!(self.pages.get(link), Some(Slot::Here { offered: true, .. }));
+            if let Some(index) = self.placed.iter().position(is_offered) {
                 // Its laggard asks again when its socket has room.
-                self.pages.remove(&link);
-                self.busy -= 1;
+                self.pages.remove(&self.placed.swap_remove(index));
             }
         }
-        while self.busy < PAGES
+        while self.has_place()
             && let Some(link) = self.waiting.pop_front()
         {
-            // It may have left.
-            let Some(slot) = self.pages.get_mut(&link).filter(|slot| matches!(slot, Slot::Waits(_))) else {
-                continue;
-            };
-            let Slot::Waits(ask) = std::mem::replace(slot, Slot::Asked) else { continue };
-            self.busy += 1;
-            self.queue.push(Question { mailbox: Arc::clone(&self.mailbox), ask });
+            let Some(Slot::Waits { .. }) = self.pages.get(&link) else { continue };
+            let (number, wanted) = (self.next_number, Arc::new(()));
+            self.next_number += 1;
+            let asked = Slot::Asked { number, _wanted: Arc::clone(&wanted) };
+            let Some(Slot::Waits { after, selectors }) = self.pages.insert(link, asked) else { continue };
+            self.placed.push(link);
+            let (ask, mailbox) = (Ask::Page { number, link, after, selectors }, Arc::clone(&self.mailbox));
+            self.queue.push(Question { mailbox, ask, wanted: Arc::downgrade(&wanted) });
         }
     }
 }
@@ -386,24 +449,31 @@ impl HistoryPage {
 impl HistoryReader {
     /// Answers until the queue is closed.
     pub(crate) fn run(self) {
-        while let Some(Question { mailbox, ask }) = self.queue.next() {
-            let answer = self.answer(ask);
+        while let Some(question) = self.queue.next() {
+            let is_wanted = question.is_wanted();
+            let Question { mailbox, ask, .. } = question;
+            let Some(answer) = self.answer(ask, is_wanted) else { continue };
             // A shard that has ended needs none.
             let _ = mailbox.push(Mail::History(Box::new(answer)), || Ok::<_, ()>(()));
         }
     }
 
-    fn answer(&self, ask: Ask) -> HistoryAnswer {
+    /// `None`: the shard needs no answer.
+    fn answer(&self, ask: Ask, is_wanted: bool) -> Option<HistoryAnswer> {
+        let count = |error: &Error| self.counts.add_read_failure(error);
         match ask {
-            Ask::Start { ticket, id, selectors } => {
-                let start = self.start_of(&id, &selectors);
+            Ask::Start { .. } if !is_wanted => None,
+            Ask::Start { number, id, selectors } => {
+                let start = self.start_of(&id, &selectors).inspect_err(count);
                 // Where the store cannot be read, the subscriber gets what is in memory.
                 let newest = self.newest.load(Ordering::Relaxed);
                 let start = start.unwrap_or(Start::Gap { cursor: newest, from: newest });
-                HistoryAnswer::Start { ticket, start }
+                Some(HistoryAnswer::Start { number, start })
             }
-            Ask::Page { link, after, selectors } => {
-                HistoryAnswer::Page { link, page: self.page(after, selectors).ok() }
+            Ask::Page { number, link, after, selectors } => {
+                let page = is_wanted.then(|| self.page(after, selectors));
+                let page = page.and_then(|page| page.inspect_err(count).ok());
+                Some(HistoryAnswer::Page { number, link, page })
             }
         }
     }
@@ -466,4 +536,135 @@ pub(crate) fn frame_of(record: Record, epoch: Epoch, now: Duration, now_ms: u64)
     let own_id = event.id().map(|id| id.as_str().to_owned());
     let id = own_id.unwrap_or_else(|| Cursor { epoch, seq: number }.to_string());
     Frame::encode(number, &id, event, now.saturating_sub(age))
+}
+
+#[cfg(test)]
+#[cfg(not(fanfare_loom))]
+mod tests {
+    use fanfare_io::Waker;
+    use fanfare_proto::limits::{Limits, LogLimits};
+    use fanfare_store::{Durability, MemoryStore};
+
+    use super::*;
+    use crate::hub::Common;
+    use crate::shared_log::log_of;
+
+    /// A shard's side and the thread's, which the test runs.
+    struct Both {
+        shard: ShardHistory,
+        reader: HistoryReader,
+        topics: [Topic; 1],
+    }
+
+    impl Both {
+        fn new() -> Both {
+            let limits = Limits::default();
+            let common = Common::new(log_of(Epoch::new(1), &limits, 1), 1, &limits, 1, 1);
+            let mailbox = common.mailbox(0, Waker::new().unwrap());
+            let store = MemoryStore::new(Epoch::new(1), LogLimits::default());
+            let topics = [Topic::new("a").unwrap()];
+            let record = |number| Record {
+                number,
+                published_ms: 0,
+                event: fanfare_proto::event::Event::new(topics[0].clone()).with_data("x".repeat(1000)),
+            };
+            store.append(&(1..=500).map(record).collect::<Vec<_>>(), Durability::Commit).unwrap();
+            let queue = HistoryQueue::new();
+            let reader = HistoryReader {
+                store: Arc::new(store),
+                queue: Arc::clone(&queue),
+                newest: Arc::new(AtomicU64::new(500)),
+                counts: Arc::default(),
+                clock: Clock::start(),
+            };
+            Both { shard: ShardHistory::new(queue, mailbox), reader, topics }
+        }
+
+        fn read(&mut self, link: LinkKey, after: u64) -> Result<Vec<u64>, Unread> {
+            let wanted = Wanted { selection: Selection::of(&self.topics, false), after, incomplete_until: 0 };
+            let bounds = ReadBounds { frames: 10, bytes: usize::MAX, steps: usize::MAX };
+            let mut frames = Vec::new();
+            self.shard.read(link, &wanted, bounds, 500, &mut frames)?;
+            Ok(frames.iter().map(|frame| frame.seq()).collect())
+        }
+
+        /// The thread takes the next question. `None`: there is none.
+        fn answer(&mut self) -> Option<HistoryAnswer> {
+            let question = lock(&self.reader.queue.state).questions.pop_front()?;
+            let is_wanted = question.is_wanted();
+            self.reader.answer(question.ask, is_wanted)
+        }
+
+        fn questions(&self) -> usize {
+            lock(&self.reader.queue.state).questions.len()
+        }
+    }
+
+    fn link(slot: u32) -> LinkKey {
+        LinkKey { slot, generation: 1 }
+    }
+
+    /// Once, a stream that left while its page was under way, and came back before it was here, took a place
+    /// for ever. After eight of these the shard read no history any more.
+    #[test]
+    fn a_page_that_is_not_wanted_gives_its_place_back() {
+        let mut both = Both::new();
+        for round in 0..3 * PAGES as u64 {
+            assert_eq!(both.read(link(1), round), Err(Unread::Later));
+            both.shard.retain(|_| false);
+            assert_eq!(both.read(link(1), round + 100), Err(Unread::Later));
+            let old = both.answer().unwrap();
+            assert!(matches!(&old, HistoryAnswer::Page { page: None, .. }), "it is not read from the disk");
+            assert_eq!(both.shard.answered(old), None);
+            let new = both.answer().unwrap();
+            assert_eq!(both.shard.answered(new), Some(link(1)));
+            assert_eq!(both.read(link(1), round + 100).unwrap()[0], round + 101);
+            both.shard.retain(|_| false);
+            assert_eq!((both.shard.placed.len(), both.shard.unwanted, both.shard.is_idle()), (0, 0, true));
+        }
+    }
+
+    #[test]
+    fn no_more_pages_have_places_than_may_and_all_laggards_have_their_turn() {
+        let mut both = Both::new();
+        let count = 5 * PAGES as u32;
+        for slot in 0..count {
+            assert_eq!(both.read(link(slot), 0), Err(Unread::Later));
+        }
+        assert_eq!(both.questions(), PAGES);
+        let mut served = Vec::new();
+        while let Some(answer) = both.answer() {
+            let link = both.shard.answered(answer).unwrap();
+            // It takes some of its page, and no more: others need the place.
+            assert_eq!(both.read(link, 0).unwrap().len(), 10);
+            assert!(both.shard.placed.len() <= PAGES);
+            served.push(link.slot);
+        }
+        assert_eq!(served, (0..count).collect::<Vec<_>>());
+        both.shard.retain(|_| false);
+        assert_eq!(both.shard.placed.len(), 0);
+    }
+
+    /// Where the disk hangs, subscribers give up and come again. Their questions were kept, and answered before
+    /// those of others.
+    #[test]
+    fn questions_of_subscribers_that_gave_up_are_neither_kept_nor_answered() {
+        let mut both = Both::new();
+        let topics = both.topics.clone();
+        for _ in 0..20 * PURGE_FROM {
+            let number = both.shard.ask_for_start("000000001-3", Selection::of(&topics, false));
+            assert_eq!(both.shard.take_start(number), None);
+        }
+        assert!(both.questions() <= PURGE_FROM, "{}", both.questions());
+        let number = both.shard.ask_for_start("000000001-3", Selection::of(&topics, false));
+        let mut answers = Vec::new();
+        while both.questions() > 0 {
+            answers.extend(both.answer());
+        }
+        assert_eq!(answers.len(), 1);
+        both.shard.answered(answers.remove(0));
+        assert!(both.shard.has_starts() && both.shard.has_start(number));
+        assert_eq!(both.shard.take_start(number), Some(Start::At { cursor: 3, from: 3 }));
+        assert!(!both.shard.has_starts());
+    }
 }

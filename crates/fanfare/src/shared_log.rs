@@ -25,7 +25,7 @@ use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
 
 use crate::counts::TopicCounts;
-use crate::history::{HistoryDesk, HistoryQueue};
+use crate::history::{HistoryQueue, ShardHistory};
 use crate::hub::{ReleaseQueue, Repetitions, WaitingPublishers};
 use crate::mailbox::Mailbox;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
@@ -99,7 +99,7 @@ pub(crate) struct SharedLog {
     mailbox: Arc<Mailbox>,
     waiting: Arc<WaitingPublishers>,
     /// What the durable store has; `None`: there is no store.
-    history: Option<HistoryDesk>,
+    history: Option<ShardHistory>,
     /// [`Log::changes`] when all registrations of this shard were last checked, and how many there were.
     #[cfg(feature = "sim")]
     checked: std::cell::Cell<Option<(u64, usize)>>,
@@ -354,7 +354,7 @@ impl SharedLog {
     /// The same with a durable store that has older events.
     pub(crate) fn with_history(self, queue: Option<Arc<HistoryQueue>>) -> SharedLog {
         let mailbox = Arc::clone(&self.mailbox);
-        SharedLog { history: queue.map(|queue| HistoryDesk::new(queue, mailbox)), ..self }
+        SharedLog { history: queue.map(|queue| ShardHistory::new(queue, mailbox)), ..self }
     }
 
     /// Asks the durable store where a subscriber starts, where the log in memory has not all that it may get.
@@ -369,13 +369,20 @@ impl SharedLog {
     }
 
     /// Where streams get what is not in memory.
-    pub(crate) fn history(&mut self) -> Option<&mut HistoryDesk> {
+    pub(crate) fn history(&mut self) -> Option<&mut ShardHistory> {
         self.history.as_mut()
     }
 
     /// The same, to look at it.
-    pub(crate) fn history_now(&self) -> Option<&HistoryDesk> {
+    pub(crate) fn history_now(&self) -> Option<&ShardHistory> {
         self.history.as_ref()
+    }
+
+    /// Begins in the middle, as a log that is read back from a store.
+    #[cfg(all(test, not(fanfare_loom)))]
+    pub(crate) fn begin_after_for_test(&self, seq: u64) {
+        self.process.lock().state.log.begin_after(seq);
+        self.process.newest.store(seq, Ordering::Relaxed);
     }
 
     /// Drops at most `budget` frames that are too old.

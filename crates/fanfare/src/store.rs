@@ -114,15 +114,20 @@ impl fmt::Display for StoreFailure {
 }
 
 impl StoreCounts {
-    /// Notes that a call to the store has failed.
+    /// Notes that a call has failed that does not append: what is published is stored all the same.
+    pub(crate) fn add_read_failure(&self, error: &Error) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.error) = Some(error.to_string());
+    }
+
+    /// Notes that the store has failed to make something durable.
     pub(crate) fn add_failure(&self, error: &Error) {
         let flag = match StoreFailure::of(error) {
             StoreFailure::Full => &self.is_full,
             _ => &self.is_broken,
         };
         flag.store(true, Ordering::Relaxed);
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        *lock(&self.error) = Some(error.to_string());
+        self.add_read_failure(error);
     }
 
     /// Notes that a group of so many events was stored.

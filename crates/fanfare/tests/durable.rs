@@ -432,6 +432,23 @@ fn what_is_gone_from_the_store_is_a_gap() {
     assert_eq!(receive(&mut kept, 399), expected("a", 601..1000));
 }
 
+/// A disk may be slow for longer than a stalled subscriber is kept. A subscriber that waits for the disk does not
+/// stall.
+#[test]
+fn a_subscriber_that_waits_for_the_disk_is_not_taken_for_stalled() {
+    let store = store();
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let builder = Engine::builder().shards(1).log_bytes(256 << 10).retain_events(1_000_000);
+    let engine = builder.laggard_time(Duration::from_millis(100)).store(options).start().unwrap();
+    let hub = engine.hub();
+    let ids = publish_many(&hub, "a", 300);
+    // The first read says where it starts.
+    store.plan_read(1, Fault::Waits(Duration::from_secs(3)));
+    let mut client = testing::adopt(&hub, Subscribe::to([topic("a")]).with_resume(ids[0].as_str())).unwrap();
+    assert_eq!(client.header("fanfare-gap"), None);
+    assert_eq!(receive(&mut client, 299), expected("a", 1..300));
+}
+
 /// A store that cannot be read gives no history: a subscriber learns of a gap and gets what is in memory.
 #[test]
 fn a_store_that_cannot_be_read_leaves_a_gap_and_no_silence() {

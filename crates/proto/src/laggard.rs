@@ -23,12 +23,19 @@ pub struct Laggard {
     is_queued: bool,
     /// It is to be ended, and waits for that.
     ends: bool,
+    /// It waits for frames that are fetched, and not for its link.
+    is_fetching: bool,
 }
 
 impl Laggard {
     /// Whether it was at the head before, and its link has taken nothing since `time`.
     pub fn at_standstill_since(&self, time: Duration) -> bool {
-        self.fell_behind && self.progress_at <= time
+        self.fell_behind && !self.is_fetching && self.progress_at <= time
+    }
+
+    /// Whether it waits for its link, which has taken nothing since `time`.
+    pub fn is_stalled_since(&self, time: Duration) -> bool {
+        !self.is_queued() && !self.is_fetching && self.progress_at <= time
     }
 
     /// Whether it was at the head before, and did not come to replay.
@@ -77,6 +84,7 @@ impl Laggards {
             fell_behind,
             is_queued: false,
             ends: false,
+            is_fetching: false,
         };
         let index = self.table.insert(laggard) as u32;
         if ready {
@@ -145,9 +153,16 @@ impl Laggards {
         self.table[index as usize].incomplete_until = incomplete_until;
     }
 
-    /// Notes that its link took some bytes.
+    /// Notes that its link took some bytes, or that frames are here for which it waited.
     pub fn progressed(&mut self, index: u32, now: Duration) {
-        self.table[index as usize].progress_at = now;
+        let laggard = &mut self.table[index as usize];
+        (laggard.progress_at, laggard.is_fetching) = (now, false);
+    }
+
+    /// Notes that it waits for frames that are fetched. Until [`Laggards::progressed`] it does not stand still,
+    /// however long that takes: there is nothing that its link could take.
+    pub fn fetches(&mut self, index: u32) {
+        self.table[index as usize].is_fetching = true;
     }
 
     /// Ends its being one.

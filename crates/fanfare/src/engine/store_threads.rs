@@ -45,7 +45,7 @@ impl StoreThreads {
         let queue = Arc::clone(&commits);
         let writer = spawn("fanfare-store", end.clone(), move || queue.abandon(), move || committer.run())?;
         let (of_reader, queue) = (Arc::clone(&store), Arc::clone(&history));
-        let reader = HistoryReader { store: of_reader, queue, newest, clock };
+        let reader = HistoryReader { store: of_reader, queue, newest, counts: Arc::clone(&counts), clock };
         let queue = Arc::clone(&history);
         let reader = spawn("fanfare-history", end, move || queue.close(), move || reader.run());
         let reader = reader.inspect_err(|_| commits.close(Duration::ZERO))?;

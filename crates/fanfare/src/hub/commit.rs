@@ -286,7 +286,8 @@ impl Committer {
                 Ok(trimmed) if trimmed.more => {}
                 Ok(_) => self.trims_at = now + TRIM_EVERY,
                 Err(error) => {
-                    self.counts.add_failure(&error);
+                    // Where nothing can be written any more, the next append says so.
+                    self.counts.add_read_failure(&error);
                     self.trims_at = now + TRIM_EVERY;
                 }
             }
@@ -385,7 +386,7 @@ impl Committer {
                 Ok(Some(_)) => return Err(PublishError::IdConflict { index }),
                 Ok(None) => {}
                 Err(error) => {
-                    self.counts.add_failure(&error);
+                    self.counts.add_read_failure(&error);
                     return Err(PublishError::NotStored(StoreFailure::of(&error)));
                 }
             }

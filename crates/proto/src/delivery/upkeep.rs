@@ -121,8 +121,8 @@ impl Delivery {
             let Some(laggard) = self.laggards.find(index) else { continue };
             let standing = standstill_since.is_some_and(|since| laggard.at_standstill_since(since));
             self.upkeep.standing += usize::from(standing);
-            let stalled = now.saturating_sub(laggard.progress_at) >= self.limits.laggard_time;
-            if stalled && !laggard.is_queued() {
+            let stalled_since = now.checked_sub(self.limits.laggard_time);
+            if stalled_since.is_some_and(|since| laggard.is_stalled_since(since)) {
                 let slot = laggard.slot;
                 self.end(slot, CloseReason::LaggardStalled, false, log);
             }

@@ -10,16 +10,19 @@ use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Start;
 
 use crate::admission::Subscribe;
+use crate::history::ShardHistory;
 use crate::orders::Name;
 use crate::shard::Shard;
 
-/// How long a subscriber waits for the durable store. Then it gets what is in memory, with a gap.
+/// How long a subscriber waits for the durable store. Then it is turned away, and comes back: what is in memory
+/// alone would be a loss that did not happen.
 const STORE_WAIT: Duration = Duration::from_secs(10);
 
 /// A subscriber that resumes and cannot begin yet.
 ///
-/// Where its number is newer than every one here, it may have the number from a node that was ahead of this one. An unknown number is a gap: without a wait,
-/// the subscriber would learn of a loss that did not happen, and would get everything again.
+/// Where its number is newer than every one here, it may have the number from a node that was ahead of this
+/// one. An unknown number is a gap: without a wait, the subscriber would learn of a loss that did not happen,
+/// and would get everything again.
 pub(in crate::shard) struct Resuming {
     /// What has to come first.
     pub(in crate::shard) awaits: Awaits,
@@ -70,7 +73,8 @@ impl<I: Io> Shard<I> {
         encoding: Encoding,
         now: Duration,
     ) {
-        if !self.room_to_wait() {
+        let is_crowded = self.arrivals.resuming.len() >= (self.limits.pending / 2).max(1);
+        if is_crowded || !self.room_to_wait() {
             self.counts.turned_away += 1;
             self.closing.push((socket, None));
             self.forget_start(awaits);
@@ -110,12 +114,22 @@ impl<I: Io> Shard<I> {
             }
             begun += 1;
             let Resuming { awaits, socket, subscribe, encoding, .. } = resuming;
-            // Where the store does not answer, the subscriber gets what is in memory.
-            let start = self.forget_start(awaits).or_else(|| self.start_of(&subscribe, encoding));
+            let of_store = self.forget_start(awaits);
+            let start = match awaits {
+                Awaits::Start(_) if of_store.is_none() => {
+                    self.counts.turned_away += 1;
+                    self.closing.push((socket, None));
+                    continue;
+                }
+                Awaits::Start(_) => of_store,
+                Awaits::Number(_) => self.start_of(&subscribe, encoding),
+            };
             if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
                 self.reply(socket, other, now);
             }
         }
+        let history = self.links.log.history_now();
+        self.arrivals.has_left_resuming = history.is_some_and(ShardHistory::has_starts);
     }
 
     /// Takes the answer of the durable store away, if there is one.
@@ -143,6 +157,7 @@ impl<I: Io> Shard<I> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
@@ -159,6 +174,7 @@ mod tests {
 
     use super::*;
     use crate::admission::{Admissions, Decision, Request};
+    use crate::history::HistoryQueue;
     use crate::hub::Common;
     use crate::presence::Presence;
     use crate::shard::Links;
@@ -169,13 +185,16 @@ mod tests {
     }
 
     fn shard() -> Shard<Epoll> {
-        let limits = Limits::default();
+        shard_with(Limits::default(), None)
+    }
+
+    fn shard_with(limits: Limits, history: Option<Arc<HistoryQueue>>) -> Shard<Epoll> {
         let common = Common::new(log_of(epoch(), &limits, 1), 1, &limits, 1, 1);
         let waker = Waker::new().unwrap();
         let mailbox = common.mailbox(0, waker.clone());
         let links = Links {
             engine: common.engine(),
-            log: common.shared_log(0, Arc::clone(&mailbox)),
+            log: common.shared_log(0, Arc::clone(&mailbox)).with_history(history),
             mailbox,
             adopted: fd_channel::channel().unwrap().1,
             hand_over: None,
@@ -197,12 +216,16 @@ mod tests {
 
     /// A subscriber of this many topics waits for a number that does not come.
     fn wait(shard: &mut Shard<Epoll>, topics: usize) -> UnixStream {
+        wait_with(shard, topics, u64::MAX)
+    }
+
+    fn wait_with(shard: &mut Shard<Epoll>, topics: usize, seq: u64) -> UnixStream {
         let (ours, client) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let socket = shard.io.adopt(OwnedFd::from(ours));
         let topics = (0..topics).map(|number| Topic::new(number.to_string()).unwrap());
-        let ahead = Cursor { epoch: epoch(), seq: u64::MAX };
-        let subscribe = Subscribe::to(topics).with_resume(ahead.to_string());
+        let id = Cursor { epoch: epoch(), seq }.to_string();
+        let subscribe = Subscribe::to(topics).with_resume(id);
         let encoding = Encoding::new(Transport::Http1, WireFormat::Chunked);
         shard.reply(socket, super::super::Reply::Subscribe(Box::new(subscribe), encoding), Duration::ZERO);
         client
@@ -226,6 +249,25 @@ mod tests {
         assert_eq!(tick(&mut shard, over).0, 20);
         assert_eq!(shard.arrivals.resuming.len(), 0);
         assert!(!shard.arrivals.has_left_resuming);
+    }
+
+    /// Once, a subscriber for which the durable store had no answer in time, or too many waited, was told of a
+    /// gap, and what it could have had from the disk was lost to it.
+    #[test]
+    fn a_subscriber_that_the_store_does_not_answer_is_turned_away() {
+        let mut limits = Limits::default();
+        limits.pending = 8;
+        let mut shard = shard_with(limits, Some(HistoryQueue::new()));
+        shard.links.log.begin_after_for_test(100);
+        let mut clients: Vec<_> = (0..5).map(|_| wait_with(&mut shard, 1, 7)).collect();
+        shard.tick(Duration::ZERO, &mut Vec::new());
+        assert_eq!((shard.arrivals.resuming.len(), shard.counts.turned_away), (4, 1));
+        shard.tick(STORE_WAIT, &mut Vec::new());
+        assert_eq!((shard.arrivals.resuming.len(), shard.counts.turned_away), (0, 5));
+        assert_eq!(shard.delivery.len(), 0);
+        for client in &mut clients {
+            assert_eq!(client.read(&mut [0; 16]).unwrap(), 0, "it is closed without a word");
+        }
     }
 
     /// Decisions may use up the budget in every tick. One subscriber that has waited begins in each tick even
