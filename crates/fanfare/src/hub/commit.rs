@@ -369,11 +369,10 @@ impl Committer {
             return Ok(duplicates);
         }
         let mut numbers = Vec::new();
+        // Both are in the order of their numbers.
+        let mut own_ids = uncommitted.own_ids.iter().peekable();
         for frame in uncommitted.batch.frames() {
-            let Some(&(_, index)) = uncommitted.own_ids.iter().find(|(number, _)| *number == frame.seq())
-            else {
-                continue;
-            };
+            let Some(&(_, index)) = own_ids.next_if(|(number, _)| *number == frame.seq()) else { continue };
             let event = frame.to_event();
             let Some(id) = event.id() else { continue };
             let found = self.store.find(id, event.topics());

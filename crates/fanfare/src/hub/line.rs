@@ -200,8 +200,9 @@ impl WaitingPublishers {
         }
     }
 
-    /// Takes a position for a publisher whose events are not visible before this number is. It delays no
-    /// other publisher. Called under the log's lock, as long as the number is not visible.
+    /// Takes a position for a publisher whose events are not visible before this number is, or keeps the one
+    /// that it has. It delays no other publisher. Called under the log's lock, as long as the number is not
+    /// visible: so one that was called too early is called again.
     pub(crate) fn enter_until(
         self: &Arc<Self>,
         position: &mut Option<LinePosition>,
@@ -209,7 +210,16 @@ impl WaitingPublishers {
         by: WaitBy,
     ) {
         let line = &mut *lock(&self.line);
-        position.get_or_insert_with(|| self.new_position(line, LineTime::default(), by, Some(number)));
+        let Some(position) = position else {
+            *position = Some(self.new_position(line, LineTime::default(), by, Some(number)));
+            return;
+        };
+        let Some(waiting) = line.positions.get_mut(&position.ticket) else { return };
+        // A position for room was given up before.
+        let Some(before) = waiting.until else { return };
+        (waiting.until, waiting.is_called) = (Some(number), false);
+        line.until.remove(&(before, position.ticket));
+        line.until.insert((number, position.ticket));
     }
 
     fn new_position(

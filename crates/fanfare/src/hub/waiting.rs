@@ -302,6 +302,8 @@ impl<'hub> Publishing<'hub> {
                 }
                 Attempt::Refused(error) => {
                     self.refusal = Some(error);
+                    // It needs no more room.
+                    self.leave();
                     return self.end_when_visible(by);
                 }
                 Attempt::Published { published, number, outcome: Some(outcome) } => {

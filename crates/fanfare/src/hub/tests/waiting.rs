@@ -1,6 +1,7 @@
 //! Publishers that wait for room: their order, their patience, and their end.
 
 use super::*;
+use crate::hub::line::{WaitBy, WaitingPublishers};
 
 /// A part that costs as much as any: four events, which fill the mailbox of these tests.
 fn large_part() -> Vec<Event> {
@@ -190,4 +191,23 @@ fn a_waker_that_panics_takes_no_other_call() {
     drop(panics);
     expect_wakes(&wakes, 1);
     assert_eq!(poll(&mut next, &wakes), Poll::Ready(Ok(1)));
+}
+
+/// A publisher whose last event was left out, because it was published before, is called when its batch is
+/// released. Where older batches are not released yet, it was never called again, and asked without a pause.
+#[test]
+fn a_publisher_that_is_called_too_early_waits_again() {
+    let waiting = Arc::new(WaitingPublishers::default());
+    let mut position = None;
+    waiting.enter_until(&mut position, 5, WaitBy::Task);
+    waiting.call_between(4, 5);
+    assert!(position.as_ref().unwrap().is_called());
+    waiting.enter_until(&mut position, 7, WaitBy::Task);
+    assert!(!position.as_ref().unwrap().is_called());
+    waiting.call_up_to(6);
+    assert!(!position.as_ref().unwrap().is_called());
+    waiting.call_up_to(7);
+    assert!(position.as_ref().unwrap().is_called());
+    drop(position);
+    assert!(waiting.is_empty());
 }
