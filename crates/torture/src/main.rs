@@ -73,6 +73,9 @@ struct Options {
     /// Applies every fault once, scaled down, without root; times and memory are not judged
     #[arg(long, conflicts_with = "minutes")]
     smoke: bool,
+    /// Applies every fault so many times, however long that takes
+    #[arg(long, conflicts_with_all = ["minutes", "smoke"], value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
     /// Repeats the random choices of a run
     #[arg(long)]
     seed: Option<u64>,
@@ -170,15 +173,19 @@ fn torture(
 
     let ended_before = sockets::ended_for_memory();
     let mut due: Vec<Fault> = Vec::new();
-    let mut first_turn = true;
+    let mut turns = 0;
     let deadline = time.saturating_sub(RECOVERY_TIME);
-    while !run.stopped() && (first_turn || (!smoke && clock.now() < deadline)) {
+    let goes_on = |turns| match options.rounds {
+        Some(rounds) => turns < rounds,
+        None => turns == 0 || (!smoke && clock.now() < deadline),
+    };
+    while !run.stopped() && goes_on(turns) {
         if due.is_empty() {
             due = faults.to_vec();
             run.random.shuffle(&mut due);
         }
         let Some(fault) = due.pop() else { break };
-        first_turn &= !due.is_empty();
+        turns += u32::from(due.is_empty());
         let result = fault.apply(&mut run).and_then(|outcome| Ok((outcome, run.target.settle()?)));
         match result {
             Ok((mut outcome, findings)) => {
