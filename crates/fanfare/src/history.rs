@@ -58,9 +58,13 @@ pub(crate) struct HistoryQueue {
 
 #[derive(Default)]
 struct State {
-    questions: VecDeque<Question>,
-    /// With so many of them, those that are not wanted any more are removed.
-    purge_at: usize,
+    /// By what they cost, [`Ask::kind`]. The kinds take turns, so that many costly questions do not hold up the
+    /// cheap ones, and newcomers do not hold up the pages of those that are there.
+    questions: [VecDeque<Question>; 3],
+    /// The kind whose turn is next.
+    turn: usize,
+    /// With so many of one kind, those that are not wanted any more are removed.
+    purge_at: [usize; 3],
     is_closed: bool,
 }
 
@@ -166,14 +170,16 @@ impl HistoryQueue {
     }
 
     fn push(&self, question: Question) {
-        let mut state = lock(&self.state);
-        if state.questions.len() >= state.purge_at {
+        let kind = question.ask.kind();
+        let state = &mut *lock(&self.state);
+        let (questions, purge_at) = (&mut state.questions[kind], &mut state.purge_at[kind]);
+        if questions.len() >= *purge_at {
             // Where the disk hangs, subscribers give up and others come: what is wanted is bounded, and so is
             // what is kept.
-            state.questions.retain(Question::is_to_be_answered);
-            state.purge_at = (2 * state.questions.len()).max(PURGE_FROM);
+            questions.retain(Question::is_to_be_answered);
+            *purge_at = (2 * questions.len()).max(PURGE_FROM);
         }
-        state.questions.push_back(question);
+        questions.push_back(question);
         self.has_work.notify_one();
     }
 
@@ -189,7 +195,7 @@ impl HistoryQueue {
             if state.is_closed {
                 return None;
             }
-            if let Some(question) = state.questions.pop_front() {
+            if let Some(question) = state.take() {
                 return Some(question);
             }
             state = self.has_work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -232,6 +238,29 @@ impl Selectors {
     /// Up to where something is gone.
     fn gone(&self, page: &Page) -> u64 {
         if self.see_private() { page.gone.newest } else { page.gone.newest_public }
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Question> {
+        let kinds = self.questions.len();
+        let kind = (0..kinds)
+            .map(|more| (self.turn + more) % kinds)
+            .find(|kind| !self.questions[*kind].is_empty())?;
+        self.turn = (kind + 1) % kinds;
+        self.questions[kind].pop_front()
+    }
+}
+
+impl Ask {
+    /// Which questions it takes turns with.
+    fn kind(&self) -> usize {
+        match self {
+            Ask::Page { .. } => 0,
+            // A number says where it is. A publisher's id is looked for, in each topic.
+            Ask::Start { id, .. } if id == EARLIEST || Cursor::parse(id).is_some() => 1,
+            Ask::Start { .. } => 2,
+        }
     }
 }
 
@@ -590,13 +619,13 @@ mod tests {
 
         /// The thread takes the next question. `None`: there is none.
         fn answer(&mut self) -> Option<HistoryAnswer> {
-            let question = lock(&self.reader.queue.state).questions.pop_front()?;
+            let question = lock(&self.reader.queue.state).take()?;
             let is_wanted = question.is_wanted();
             self.reader.answer(question.ask, is_wanted)
         }
 
         fn questions(&self) -> usize {
-            lock(&self.reader.queue.state).questions.len()
+            lock(&self.reader.queue.state).questions.iter().map(VecDeque::len).sum()
         }
     }
 
@@ -666,5 +695,24 @@ mod tests {
         assert!(both.shard.has_starts() && both.shard.has_start(number));
         assert_eq!(both.shard.take_start(number), Some(Start::At { cursor: 3, from: 3 }));
         assert!(!both.shard.has_starts());
+    }
+
+    /// Once, a flood of unknown ids from forty connections stopped the history of all others.
+    #[test]
+    fn many_costly_questions_do_not_hold_up_others() {
+        let mut both = Both::new();
+        let topics = both.topics.clone();
+        let selection = Selection::of(&topics, false);
+        let unknown: Vec<u64> =
+            (0..1000).map(|id| both.shard.ask_for_start(&format!("o-{id}"), selection)).collect();
+        assert_eq!(both.read(link(1), 0), Err(Unread::Later));
+        let known = both.shard.ask_for_start("000000001-3", selection);
+        for _ in 0..3 {
+            let answer = both.answer().unwrap();
+            both.shard.answered(answer);
+        }
+        assert_eq!(both.read(link(1), 0).unwrap().len(), 10);
+        assert!(both.shard.has_start(known));
+        assert_eq!(unknown.iter().filter(|number| both.shard.has_start(**number)).count(), 1);
     }
 }

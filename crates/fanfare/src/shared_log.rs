@@ -522,7 +522,12 @@ impl EventLog for SharedLog {
         bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<Read, Unread> {
-        let available = match self.read_after(wanted, bounds, into) {
+        // A subscriber that knows of a gap gets what is left of it from the store, and not from memory alone.
+        let in_memory = match self.history {
+            Some(_) => Wanted { incomplete_until: wanted.after, ..*wanted },
+            None => *wanted,
+        };
+        let available = match self.read_after(&in_memory, bounds, into) {
             Ok(read) => {
                 self.history.iter_mut().for_each(|history| history.release(link, wanted.after));
                 return Ok(read);

@@ -11,7 +11,7 @@ use fanfare::{
     PublishError, Published, Store, StoreFailure, StoreOptions, Subscribe, Topic, testing,
 };
 use fanfare_proto::limits::LogLimits;
-use fanfare_store::{Bounds, Fault, FaultyStore, MemoryStore, Query};
+use fanfare_store::{Bounds, Error as StoreError, Fault, FaultyStore, MemoryStore, Query};
 
 /// So that a test whose events do not come fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -515,6 +515,76 @@ fn a_gap_of_one_topic_is_told_after_a_restart_too() {
     let mut busy = from("a", 502);
     assert_eq!(busy.next_wait(PATIENCE).unwrap().unwrap().data(), "500");
     assert_eq!(hub.counts().published, 0, "what was read back was not published now");
+}
+
+/// A store whose last end has cost it some events, and nobody knows of which topics.
+struct WithLoss {
+    inside: MemoryStore,
+    lost: u64,
+}
+
+impl Store for WithLoss {
+    fn state(&self) -> fanfare_store::State {
+        let mut state = self.inside.state();
+        (state.newest, state.lost) = (state.newest.max(self.lost), self.lost);
+        state
+    }
+
+    fn append(&self, group: &[fanfare_store::Record], durability: Durability) -> Result<(), StoreError> {
+        self.inside.append(group, durability)
+    }
+
+    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<fanfare_store::Page, StoreError> {
+        let mut page = self.inside.read(query, after, bounds)?;
+        page.gone.note(self.lost, false);
+        if page.is_end {
+            page.up_to = page.up_to.max(self.lost);
+        }
+        Ok(page)
+    }
+
+    fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<fanfare_store::Record>, StoreError> {
+        self.inside.find(id, topics)
+    }
+
+    fn trim(&self, now_ms: u64, budget: usize) -> Result<fanfare_store::Trimmed, StoreError> {
+        self.inside.trim(now_ms, budget)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.inside.sync()
+    }
+}
+
+/// Once, a subscriber that had everything up to a loss was told of none, and one that wanted everything got
+/// the first page alone.
+#[test]
+fn what_a_crash_has_cost_is_a_gap_and_all_that_is_left_comes() {
+    const COUNT: usize = 1000;
+    let padding = "x".repeat(500);
+    let inside = MemoryStore::new(Epoch::new(7), LogLimits::default());
+    let record = |number: u64| {
+        let event = event(&format!("a {} {padding}", number - 1));
+        fanfare_store::Record { number, published_ms: LATER, event }
+    };
+    inside.append(&(1..=COUNT as u64).map(record).collect::<Vec<_>>(), Durability::Async).unwrap();
+    let store = Arc::new(WithLoss { inside, lost: 5000 });
+    let engine = Engine::builder().shards(2).store(StoreOptions::new(store)).start().unwrap();
+    let hub = engine.hub();
+    assert_eq!(publish(&hub, event("after the loss")).unwrap(), "000000007-5001");
+    let from = |id: &str| testing::adopt(&hub, Subscribe::to([topic("a")]).with_resume(id)).unwrap();
+    for (id, first) in [("earliest", 0), ("000000007-500", 500), ("000000007-1000", 1000)] {
+        let mut client = from(id);
+        assert_eq!(client.header("fanfare-gap").is_some(), id != "earliest", "from {id}");
+        if id != "earliest" {
+            assert_eq!(client.next_wait(PATIENCE).unwrap().unwrap().kind(), "fanfare.gap");
+        }
+        assert_eq!(receive(&mut client, COUNT - first), expected("a", first..COUNT), "from {id}");
+        assert_eq!(client.next_wait(PATIENCE).unwrap().unwrap().data(), "after the loss");
+    }
+    let mut knows = from("000000007-5000");
+    assert_eq!(knows.header("fanfare-gap"), None);
+    assert_eq!(knows.next_wait(PATIENCE).unwrap().unwrap().data(), "after the loss");
 }
 
 /// A start estimates by the mean size how many events there is room for, which is wrong where large events

@@ -32,8 +32,9 @@ use crate::history;
 use crate::store::{StoreCounts, StoreFailure, StoreFigures, unix_ms};
 use crate::sync::{AtomicBool, Condvar, Mutex, lock};
 
-/// Events of one group, about: a batch is not divided.
-const GROUP_EVENTS: usize = 4096;
+/// Topics of the events of one group, each counted for each of its events, about: a batch is not divided. Each
+/// is a row or two in the index of a store.
+const GROUP_TOPICS: usize = 4096;
 
 /// Bytes on the wire of one group, about.
 const GROUP_BYTES: usize = 8 << 20;
@@ -189,12 +190,12 @@ impl CommitQueue {
                 state = wait.unwrap_or_else(PoisonError::into_inner).0;
             }
         }
-        let (mut group, mut events, mut bytes) = (Vec::new(), 0, 0);
-        while events < GROUP_EVENTS
+        let (mut group, mut topics, mut bytes) = (Vec::new(), 0, 0);
+        while topics < GROUP_TOPICS
             && bytes < GROUP_BYTES
             && let Some(next) = state.waiting.pop_front()
         {
-            events += next.batch.frames().len();
+            topics += next.batch.frames().iter().map(|frame| frame.topics().len()).sum::<usize>();
             bytes += next.batch.frames().iter().map(|frame| frame.size()).sum::<usize>();
             group.push(next);
         }
