@@ -240,13 +240,14 @@ impl DiskStore {
         let mut writer = self.writer();
         self.commit(&mut writer, &[], true)?;
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_mut().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
+        let open = database.as_mut().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
         let compacted = guarded(|| {
             // Each round may leave room for another.
-            while database.compact().map_err(compaction_error)? {}
+            while open.compact().map_err(compaction_error)? {}
             Ok(())
         });
-        compacted.map_err(|error| self.after_failure(&mut writer, error))
+        drop(database);
+        compacted.or_else(|error| self.after_failure(&mut writer, error, None))
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -279,18 +280,27 @@ impl DiskStore {
         if let Some(cause) = &writer.broken {
             return Err(Error::Broken { cause: cause.clone() });
         }
-        if writer.is_stuck { self.open_again(writer) } else { Ok(()) }
+        if !writer.is_stuck {
+            return Ok(());
+        }
+        if self.open_again(writer)? != writer.row {
+            let cause = "the disk was full, and the database has another state than before".to_owned();
+            writer.broken = Some(cause.clone());
+            return Err(Error::Broken { cause });
+        }
+        Ok(())
     }
 
     /// Makes one write transaction. Its work changes the row of the state that it is given, which is written
-    /// with it, and says whether there is anything to write. After an error nothing has changed for readers.
+    /// with it, and says whether there is anything to write. After an error nothing has changed for readers,
+    /// and nothing of it is in the database, but for [`Error::Broken`], after which this is not known.
     fn transact<T>(
         &self,
         writer: &mut Writer,
         work: impl FnOnce(&WriteTransaction, &mut StateRow) -> Result<(T, bool), Error>,
     ) -> Result<T, Error> {
         let mut row = writer.row;
-        let result = {
+        let outcome = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
             let database =
                 database.as_ref().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
@@ -299,42 +309,67 @@ impl DiskStore {
                 let (result, is_changed) = work(&transaction, &mut row)?;
                 if !is_changed {
                     transaction.abort().map_err(database_error)?;
-                    return Ok(result);
+                    return Ok((result, Ok(())));
                 }
                 {
                     let mut state = transaction.open_table(STATE).map_err(database_error)?;
                     state.insert(STATE_KEY, row.encode().as_slice()).map_err(database_error)?;
                 }
-                transaction.commit().map_err(database_error)?;
-                Ok(result)
+                Ok((result, transaction.commit().map_err(database_error)))
             })
         };
-        match result {
-            Ok(result) => {
-                writer.row = row;
-                Ok(result)
+        let (result, committed) = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.after_failure(writer, error, None)?;
+                return Err(Error::Full { path: self.files.path().to_owned() });
             }
-            Err(error) => Err(self.after_failure(writer, error)),
+        };
+        match committed {
+            Ok(()) => writer.row = row,
+            // The database does some more after the transaction is on the disk, and that may fail, too.
+            Err(error) => self.after_failure(writer, error, Some(row))?,
         }
+        Ok(result)
     }
 
-    /// What a failed transaction means for the next one.
-    fn after_failure(&self, writer: &mut Writer, error: Error) -> Error {
+    /// What a failed transaction means for it, and for the next one. `tried` is the row of a transaction whose
+    /// commit has failed.
+    ///
+    /// # Errors
+    /// Where this transaction is not in the database, or nobody knows. Otherwise it is there as a whole.
+    fn after_failure(&self, writer: &mut Writer, error: Error, tried: Option<StateRow>) -> Result<(), Error> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(failure) = failure else {
             // The file did not fail, so the transaction was undone.
-            return error.at(self.files.path());
+            return Err(error.at(self.files.path()));
         };
         let is_full = matches!(failure.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        if is_full && !failure.is_sync {
-            writer.is_stuck = true;
-            // Readers need the database. Where there is not even the room to open it, the next append tries
-            // again.
-            let _ = self.open_again(writer);
-            return Error::Full { path: self.files.path().to_owned() };
+        if !is_full || failure.is_sync {
+            writer.broken = Some(failure.text.clone());
+            return Err(Error::Broken { cause: failure.text });
         }
-        writer.broken = Some(failure.text.clone());
-        Error::Broken { cause: failure.text }
+        writer.is_stuck = true;
+        // Readers need the database. Where there is not even the room to open it, the next append tries again,
+        // and here it is opened with its changes in memory.
+        let found = self.open_again(writer).or_else(|_| self.row_on_disk());
+        match (found, tried) {
+            (Ok(found), Some(tried)) if found == tried => {
+                writer.row = tried;
+                Ok(())
+            }
+            (Ok(found), _) if found == writer.row => Err(Error::Full { path: self.files.path().to_owned() }),
+            (Ok(_), _) => {
+                let cause = format!("{}, and the database has another state than before", failure.text);
+                writer.broken = Some(cause.clone());
+                Err(Error::Broken { cause })
+            }
+            (Err(other), _) => {
+                let cause = format!("{}, and the database cannot be read: {other}", failure.text);
+                writer.broken = Some(cause.clone());
+                Err(Error::Broken { cause })
+            }
+        }
     }
 
     /// Commits everything that is not committed, and then the group. May index, and may make room.

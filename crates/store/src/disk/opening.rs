@@ -11,6 +11,7 @@ use super::files::{Failure, Files, Newest, Watched};
 use super::read::Snapshot;
 use super::rows::{GROUP_ROW_BYTES, GROUPS, IDS, INDEX, STATE, STATE_KEY, StateRow, TOPICS};
 use super::tail::Tail;
+use super::verify::{Overlay, open_overlay};
 use super::{
     Cut, DiskStore, Hashes, Opening, Options, Shared, Writer, database_error, epoch_of, group_error, guarded,
 };
@@ -83,39 +84,26 @@ impl DiskStore {
     }
 
     /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait for
-    /// as long as it takes to check the whole file.
-    pub(super) fn open_again(&self, writer: &mut Writer) -> Result<(), Error> {
+    /// as long as it takes to check the whole file. Returns the row of the state that is in it: that of the
+    /// transaction that has failed, or the one before.
+    pub(super) fn open_again(&self, writer: &mut Writer) -> Result<StateRow, Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // It has to be closed before it is opened.
         *database = None;
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let (opened, _) = open_database(&*self.files, self.cache_bytes, &self.failure)?;
-        let (row, loaded) = guarded(|| {
-            let row = Snapshot::of(&opened)?.row;
-            Ok((row, load(&opened, &row)?))
-        })?;
+        let row = guarded(|| Ok(Snapshot::of(&opened)?.row))?;
         *database = Some(opened);
-        drop(database);
-        if row != writer.row {
-            // The failed transaction is there as a whole.
-            writer.unsynced.retain(|record| record.number > row.committed);
-            let bytes = writer.unsynced.iter().map(|record| event_bytes(&record.event) as u64);
-            writer.unsynced_bytes = bytes.sum();
-            let mut shared = self.shared_mut();
-            let newest = shared.state.newest.max(row.committed);
-            shared.state = State { newest, ..state_of(shared.state.epoch, &row, loaded.oldest) };
-            shared.tail = tail_of(&row, &loaded.unindexed, self.hashes);
-            for record in &writer.unsynced {
-                shared.tail.push(record.clone(), self.hashes);
-            }
-            drop(shared);
-            writer.row = row;
-            writer.unindexed = loaded.unindexed;
-            writer.unindexed_bytes = loaded.unindexed_bytes;
-            self.publish(writer, &[], None);
-        }
         writer.is_stuck = false;
-        Ok(())
+        Ok(row)
+    }
+
+    /// The row of the state that is in the file, which is closed: this works on a full disk, too, because it
+    /// changes nothing.
+    pub(super) fn row_on_disk(&self) -> Result<StateRow, Error> {
+        let overlay = Overlay::new(self.files.database()?)
+            .map_err(|source| Error::from_io("read", self.files.path(), source))?;
+        guarded(|| Ok(Snapshot::of(&open_overlay(overlay)?)?.row))
     }
 }
 

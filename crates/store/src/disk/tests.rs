@@ -291,6 +291,54 @@ fn a_disk_without_any_room_is_tried_again() {
     assert_eq!((numbers(&store).len(), &store.opening().cut), (120, &None));
 }
 
+/// The database writes also behind its commit. Whichever write finds no room, readers see the group if the
+/// append has succeeded, and never after it was refused.
+#[test]
+fn an_append_that_finds_no_room_is_there_as_it_was_answered() {
+    let mut stored_all_the_same = 0;
+    for (cache, goes_on) in [(0, false), (0, true), (1 << 20, false), (1 << 20, true)] {
+        for writes in 0.. {
+            let disk = Disk::default();
+            let store = disk.open_with_cache(ageless(), cache).unwrap();
+            for first in (1..400).step_by(20) {
+                append(&store, &records(first..first + 20));
+            }
+            store.trim(0, 100).unwrap();
+            append(&store, &records(401..=420));
+            match goes_on {
+                true => disk.fail_writes_after(writes, ENOSPC),
+                false => disk.fail_write(writes, ENOSPC),
+            }
+            let group = records(421..=440);
+            let result = store.append(&group, Durability::Commit);
+            let has_failed = disk.has_failed();
+            disk.fail_every_write(None);
+            let expected = match &result {
+                Ok(()) => 440,
+                Err(error) => {
+                    assert!(error.is_passing(), "{writes} writes, {cache}, {goes_on}: {error}");
+                    420
+                }
+            };
+            stored_all_the_same += u64::from(result.is_ok() && has_failed);
+            // The next call opens the database again where that has not been possible.
+            store.trim(0, 1).unwrap();
+            assert!(numbers(&store).into_iter().eq(1..=expected), "{writes} writes, {cache}: {result:?}");
+            assert_eq!(store.state().records, expected);
+            append(&store, &records(expected + 1..=expected + 10));
+            drop(store);
+            let store = disk.open(ageless()).unwrap();
+            assert!(numbers(&store).into_iter().eq(1..=expected + 10), "{writes} writes, {cache}");
+            drop(store);
+            verify_files(&disk).unwrap();
+            if !has_failed {
+                break;
+            }
+        }
+    }
+    assert!(stored_all_the_same > 0, "no write has failed behind a commit");
+}
+
 #[test]
 fn after_a_failed_write_or_sync_nothing_is_taken_until_a_new_start() {
     for fails_sync in [false, true] {

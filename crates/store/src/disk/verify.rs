@@ -46,27 +46,14 @@ pub fn verify(path: impl AsRef<Path>) -> Result<Verified, Error> {
 }
 
 pub(super) fn verify_files(files: &dyn Files) -> Result<Verified, Error> {
-    let overlay = Overlay { inside: files.database()?, changes: Mutex::default() };
-    {
-        let mut changes = overlay.changes();
-        let length = overlay.inside.len();
-        changes.length = length.map_err(|source| Error::from_io("read", files.path(), source))?;
-        if changes.length == 0 {
-            return Ok(Verified::default());
-        }
+    let overlay = Overlay::new(files.database()?);
+    let overlay = overlay.map_err(|source| Error::from_io("read", files.path(), source))?;
+    if overlay.changes().length == 0 {
+        return Ok(Verified::default());
     }
     let beside = Newest::read(&*files.newest()?);
     guarded(|| {
-        let mut builder = Database::builder();
-        builder.set_cache_size(16 << 20);
-        let mut database = builder.create_with_backend(overlay).map_err(|error| match error {
-            redb::DatabaseError::Storage(redb::StorageError::Io(error))
-                if error.kind() == io::ErrorKind::InvalidData =>
-            {
-                Error::corrupt("the beginning of the database's file", error.to_string())
-            }
-            other => database_error(other),
-        })?;
+        let mut database = open_overlay(overlay)?;
         match database.check_integrity().map_err(database_error)? {
             true => {}
             false => return Err(Error::corrupt("the pages of the database", "a checksum does not match")),
@@ -80,6 +67,20 @@ pub(super) fn verify_files(files: &dyn Files) -> Result<Verified, Error> {
             return Err(Error::corrupt("the end of the log", what));
         }
         check_tables(&snapshot)
+    })
+}
+
+/// Opens the database, whose changes stay in memory.
+pub(super) fn open_overlay(overlay: Overlay) -> Result<Database, Error> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(16 << 20);
+    builder.create_with_backend(overlay).map_err(|error| match error {
+        redb::DatabaseError::Storage(redb::StorageError::Io(error))
+            if error.kind() == io::ErrorKind::InvalidData =>
+        {
+            Error::corrupt("the beginning of the database's file", error.to_string())
+        }
+        other => database_error(other),
     })
 }
 
@@ -211,7 +212,7 @@ const BLOCK: u64 = 4096;
 
 /// A file whose changes stay in memory.
 #[derive(Debug)]
-struct Overlay {
+pub(super) struct Overlay {
     inside: Box<dyn StorageBackend>,
     changes: Mutex<Changes>,
 }
@@ -223,6 +224,11 @@ struct Changes {
 }
 
 impl Overlay {
+    pub(super) fn new(inside: Box<dyn StorageBackend>) -> io::Result<Overlay> {
+        let changes = Changes { length: inside.len()?, blocks: BTreeMap::new() };
+        Ok(Overlay { inside, changes: Mutex::new(changes) })
+    }
+
     fn changes(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
