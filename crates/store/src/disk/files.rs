@@ -282,7 +282,8 @@ impl StorageBackend for Watched {
     }
 }
 
-/// What was given to the caller, beside the database: so that the next start can say what is missing.
+/// What was given to the caller, beside the database: so that the next start can say what is missing. Which
+/// numbers are free does not depend on it: they are above [`StateRow::reserved`](super::rows::StateRow).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Newest {
     /// The newest record that was acknowledged as durable, and how many there ever were, with their bytes.
@@ -314,14 +315,14 @@ impl Newest {
         slots.max_by_key(|slot| (slot.appended[0], slot.acknowledged[0])).unwrap_or_default()
     }
 
-    /// Writes one of the two slots. Where that fails, the next start knows less.
-    pub(super) fn write(&self, file: &dyn StorageBackend, slot: usize) {
+    /// Writes one of the two slots.
+    pub(super) fn write(&self, file: &dyn StorageBackend, slot: usize) -> io::Result<()> {
         let mut body = Vec::with_capacity(SLOT_BYTES);
         for value in self.acknowledged.iter().chain(&self.appended).chain([&self.boot]) {
             body.extend_from_slice(&value.to_le_bytes());
         }
         let mut bytes = seal(SLOT_KEY, &body);
         bytes.resize(SLOT_BYTES, 0);
-        let _ = file.write((slot % 2 * SLOT_BYTES) as u64, &bytes);
+        file.write((slot % 2 * SLOT_BYTES) as u64, &bytes)
     }
 }

@@ -88,8 +88,9 @@ const TAIL_BYTES: u64 = 4 << 20;
 /// Bytes of asynchronous records at which an append commits them.
 const ASYNC_BYTES: u64 = 1 << 20;
 
-/// Numbers that are reserved at a time for asynchronous records, with one commit.
-const RESERVED_NUMBERS: u64 = 1 << 20;
+/// Numbers that are reserved for asynchronous records, with each commit of some: about as many as there are
+/// before the next commit. After a crash the numbers go on above them.
+const RESERVED_NUMBERS: u64 = 1 << 16;
 
 /// Records and bytes of one row of groups. A larger record has a row of its own.
 const GROUP_RECORDS: usize = 256;
@@ -238,7 +239,7 @@ impl DiskStore {
     /// Those of the storage. The file may be as large as before then; nothing is lost.
     pub fn compact(&self) -> Result<(), Error> {
         let mut writer = self.writer();
-        self.commit(&mut writer, &[], true)?;
+        self.commit(&mut writer, &[], Durability::Commit, true)?;
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         let open = database.as_mut().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
         let compacted = guarded(|| {
@@ -372,8 +373,15 @@ impl DiskStore {
         }
     }
 
-    /// Commits everything that is not committed, and then the group. May index, and may make room.
-    fn commit(&self, writer: &mut Writer, group: &[Arc<Record>], index_all: bool) -> Result<(), Error> {
+    /// Commits everything that is not committed, and then the group. May index, and may make room. With
+    /// [`Durability::Async`] more asynchronous records are expected.
+    fn commit(
+        &self,
+        writer: &mut Writer,
+        group: &[Arc<Record>],
+        durability: Durability,
+        index_all: bool,
+    ) -> Result<(), Error> {
         let records: Vec<Arc<Record>> = writer.unsynced.iter().chain(group).cloned().collect();
         let Some(newest) = records.last().map(|record| record.number) else {
             return if index_all { self.index_all(writer) } else { Ok(()) };
@@ -406,7 +414,12 @@ impl DiskStore {
                     row.charged += bytes.len() as u64 + GROUP_ROW_BYTES;
                 }
             }
-            (row.committed, row.reserved) = (newest, row.reserved.max(newest));
+            row.committed = newest;
+            // No record waits now. A reserve that nothing needs would be taken for lost records after a crash.
+            row.reserved = match durability {
+                Durability::Commit => newest,
+                Durability::Async => newest.saturating_add(RESERVED_NUMBERS),
+            };
             row.records += records.len() as u64;
             row.bytes += bytes;
             row.ever_records += records.len() as u64;
@@ -459,18 +472,16 @@ impl DiskStore {
     /// Shows readers what was written. `indexed`: everything that was committed is indexed, and this is the
     /// oldest record.
     fn publish(&self, writer: &mut Writer, added: &[Arc<Record>], indexed: Option<u64>) {
-        let (row, unsynced) = (writer.row, writer.unsynced.len() as u64);
-        let (records, bytes) = (unsynced, writer.unsynced_bytes);
         let newest = added.last().map(|record| record.number);
         let newest = newest.unwrap_or_else(|| self.shared().state.newest);
-        let beside = Newest {
-            acknowledged: [row.committed, row.ever_records, row.ever_bytes],
-            appended: [newest, row.ever_records + records, row.ever_bytes + bytes],
-            boot: writer.boot,
-        };
-        // Before a reader sees them: what was seen is known at the next start.
-        beside.write(&*writer.newest, writer.writes_of_newest);
-        writer.writes_of_newest += 1;
+        // What it says of committed records is in the database, too.
+        let _ = writer.note_newest(newest);
+        self.show(writer, newest, added, indexed);
+    }
+
+    /// The same without the file of the newest record.
+    fn show(&self, writer: &Writer, newest: u64, added: &[Arc<Record>], indexed: Option<u64>) {
+        let (row, records, bytes) = (writer.row, writer.unsynced.len() as u64, writer.unsynced_bytes);
         let mut shared = self.shared_mut();
         let Shared { state, tail } = &mut *shared;
         if indexed.is_some() {
@@ -517,12 +528,19 @@ impl Store for DiskStore {
         let bytes: u64 = group.iter().map(|record| event_bytes(&record.event) as u64).sum();
         self.check_room(writer.unsynced_bytes + bytes)?;
         if durability == Durability::Commit || writer.unsynced_bytes + bytes > ASYNC_BYTES {
-            return self.commit(&mut writer, &records, false);
+            return self.commit(&mut writer, &records, durability, false);
         }
         self.reserve(&mut writer, last.number)?;
+        let unsynced = writer.unsynced.len();
         writer.unsynced.extend(records.iter().cloned());
         writer.unsynced_bytes += bytes;
-        self.publish(&mut writer, &records, None);
+        // Before a reader sees them: what was seen is known at the next start.
+        if let Err(source) = writer.note_newest(last.number) {
+            writer.unsynced.truncate(unsynced);
+            writer.unsynced_bytes -= bytes;
+            return Err(Error::from_io("note the newest record of the store in", self.files.path(), source));
+        }
+        self.show(&writer, last.number, &records, None);
         Ok(())
     }
 
@@ -537,7 +555,7 @@ impl Store for DiskStore {
     fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {
         let mut writer = self.writer();
         self.check_writer(&mut writer)?;
-        self.commit(&mut writer, &[], true)?;
+        self.commit(&mut writer, &[], Durability::Async, true)?;
         if writer.row.topics + writer.row.empty_topics == 0 {
             return Ok(Trimmed::default());
         }
@@ -561,14 +579,16 @@ impl Store for DiskStore {
     fn sync(&self) -> Result<(), Error> {
         let mut writer = self.writer();
         self.check_writer(&mut writer)?;
-        self.commit(&mut writer, &[], false)
+        self.commit(&mut writer, &[], Durability::Async, false)
     }
 }
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
         let mut writer = self.writer();
-        if self.check_writer(&mut writer).is_ok() && self.commit(&mut writer, &[], true).is_ok() {
+        if self.check_writer(&mut writer).is_ok()
+            && self.commit(&mut writer, &[], Durability::Commit, true).is_ok()
+        {
             let newest = self.shared().state.newest;
             if writer.row.reserved != newest {
                 let _ = self.transact(&mut writer, |_, row| {
@@ -581,6 +601,20 @@ impl Drop for DiskStore {
 }
 
 impl Writer {
+    /// Notes beside the database that all records up to this one were given to the caller.
+    fn note_newest(&mut self, newest: u64) -> io::Result<()> {
+        let (row, records, bytes) = (self.row, self.unsynced.len() as u64, self.unsynced_bytes);
+        let beside = Newest {
+            acknowledged: [row.committed, row.ever_records, row.ever_bytes],
+            appended: [newest, row.ever_records + records, row.ever_bytes + bytes],
+            boot: self.boot,
+        };
+        beside.write(&*self.newest, self.writes_of_newest)?;
+        // Where it has failed, the other slot stays as it is.
+        self.writes_of_newest += 1;
+        Ok(())
+    }
+
     fn all_is_indexed(&mut self) {
         self.unindexed.clear();
         self.unindexed_bytes = 0;

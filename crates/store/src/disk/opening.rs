@@ -40,9 +40,11 @@ impl DiskStore {
             let mut row = Snapshot::of(&database)?.row;
             let mut cut = cut_tail(&database, &mut row)?;
             cut = cut_by_numbers(&row, beside, boot).or(cut);
-            if let Some(cut) = &cut {
-                let last = *cut.numbers.end();
-                (row.committed, row.reserved, row.cut) = (last, last, last);
+            // Numbers that may have been seen are not given again, whatever is known of them.
+            let taken = row.reserved.max(cut.as_ref().map_or(0, |cut| *cut.numbers.end()));
+            if cut.is_some() || taken > row.committed {
+                row.cut = cut.as_ref().map_or(row.cut, |cut| *cut.numbers.end());
+                (row.committed, row.reserved) = (taken, taken);
                 put_row(&database, &row)?;
             }
             Ok((is_new, newest, row, cut, load(&database, &row)?))
@@ -217,12 +219,14 @@ fn cut_tail(database: &Database, row: &mut StateRow) -> Result<Option<Cut>, Erro
     Ok(Some(Cut { numbers, lost: Some(lost), was_durable: true }))
 }
 
-/// What was given to the caller and is not in the database.
+/// What was given to the caller and is not in the database. Without asynchronous records, no number above the
+/// committed ones is reserved, and nothing is missing.
 fn cut_by_numbers(row: &StateRow, beside: Newest, boot: u64) -> Option<Cut> {
     let [acknowledged, ..] = beside.acknowledged;
     let [appended, records, bytes] = beside.appended;
-    // Only the process has ended, and not the machine: then the file beside the database is up to date.
-    let is_known = boot != 0 && beside.boot == boot;
+    // Only the process has ended, and not the machine: then the file beside the database is up to date. Where
+    // it is older than the database, it was lost itself.
+    let is_known = boot != 0 && beside.boot == boot && appended >= row.committed;
     let reserved = if is_known { 0 } else { row.reserved };
     let last = reserved.max(acknowledged).max(appended);
     if last <= row.committed {

@@ -40,6 +40,7 @@ struct Content {
     failing_sync: Option<(u64, i32)>,
     failing_writes: Option<i32>,
     failing_writes_after: Option<(u64, i32)>,
+    failing_newest: Option<i32>,
     free_bytes: Option<u64>,
     is_complete: bool,
     boot: u64,
@@ -128,6 +129,11 @@ impl Disk {
     /// This many writes succeed, and all later ones fail.
     pub(super) fn fail_writes_after(&self, writes: u64, errno: i32) {
         self.content().failing_writes_after = Some((writes, errno));
+    }
+
+    /// Writes of the file of the newest record fail.
+    pub(super) fn fail_newest(&self, errno: Option<i32>) {
+        self.content().failing_newest = errno;
     }
 
     /// Whether a write has failed that was to fail.
@@ -349,6 +355,9 @@ impl StorageBackend for Handle {
                 return Err(io::Error::from_raw_os_error(errno));
             }
         }
+        if let Some(errno) = content.failing_newest.filter(|_| self.file == 1) {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         let end = offset as usize + data.len();
         content.check_capacity(self.file, end)?;
         let file = &mut content.files[self.file];
@@ -409,7 +418,8 @@ impl Story {
                 }
             };
             if let Err(error) = result {
-                assert!(matches!(error, Error::Broken { .. }), "{error}");
+                // The database has failed, or the file of the newest record.
+                assert!(matches!(error, Error::Broken { .. } | Error::Io { .. }), "{error}");
                 return;
             }
             self.durable = store.state().synced;
