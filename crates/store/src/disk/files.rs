@@ -79,13 +79,22 @@ impl Directory {
         Ok(Directory { path: path.to_owned(), _lock: lock })
     }
 
-    /// Opens a directory that is a store already.
+    /// Opens a directory that is a store already, and makes none.
     pub(super) fn existing(path: &Path) -> Result<Directory, Error> {
-        let marker = path.join(MARKER);
-        match fs::metadata(&marker) {
-            Ok(_) => Directory::open(path),
-            Err(error) => Err(Error::from_io("find", &marker, error)),
+        for file in [MARKER, DATABASE] {
+            match fs::metadata(path.join(file)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Error::NoStore { path: path.to_owned() });
+                }
+                Err(error) => return Err(Error::from_io("look at", &path.join(file), error)),
+            }
         }
+        Directory::open(path)
+    }
+
+    pub(super) fn has_newest(&self) -> bool {
+        self.path.join(NEWEST).exists()
     }
 
     fn open_file(&self, name: &str) -> Result<Box<dyn StorageBackend>, Error> {

@@ -62,6 +62,7 @@ use self::edit::{Edit, Pass, Unindexed, group_error};
 use self::files::{Directory, Failure, Files, Newest};
 use self::rows::{GROUP_ROW_BYTES, GROUPS, STATE, STATE_KEY, StateRow};
 use self::tail::Tail;
+use self::verify::Unchanged;
 use crate::contract::{Bounds, Durability, Page, Query, State, Store, Trimmed};
 use crate::encoding::{encode_group, event_bytes};
 use crate::memory::check_order;
@@ -79,7 +80,7 @@ mod tail;
 mod tests;
 mod verify;
 
-pub use self::verify::{Verified, verify};
+pub use self::verify::{Verified, salvage, verify};
 
 /// Records that may wait in the tail to be indexed, and their bytes.
 const TAIL_RECORDS: usize = 4096;
@@ -220,6 +221,46 @@ impl DiskStore {
     /// written, or is damaged; or the disk is full. [`Error`] has a variant for each.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<DiskStore, Error> {
         DiskStore::open_files(Box::new(Directory::open(path.as_ref())?), options)
+    }
+
+    /// Opens the store in this directory to look into it: the directory is not changed. What the store writes
+    /// stays in memory and is lost when it is closed, so a later [`DiskStore::open`] finds what this one has
+    /// found, and says the same of the end of the log.
+    ///
+    /// # Errors
+    /// Those of [`DiskStore::open`], and [`Error::NoStore`] where there is none.
+    pub fn view(path: impl AsRef<Path>, options: Options) -> Result<DiskStore, Error> {
+        let directory = Directory::existing(path.as_ref())?;
+        DiskStore::open_files(Box::new(Unchanged::new(directory)), options)
+    }
+
+    /// Opens the store in this directory as [`DiskStore::open`] does, but makes none.
+    ///
+    /// # Errors
+    /// Those of [`DiskStore::open`], and [`Error::NoStore`] where there is none.
+    pub fn open_existing(path: impl AsRef<Path>, options: Options) -> Result<DiskStore, Error> {
+        DiskStore::open_files(Box::new(Directory::existing(path.as_ref())?), options)
+    }
+
+    /// Gives the store a new epoch: numbers may mean other events from now on. A copy of a store needs it,
+    /// because the store that it was made of has given numbers since then that this one gives again. Clients
+    /// with older ids are told of a gap once. This is for a store that no server uses.
+    ///
+    /// # Errors
+    /// Those of the storage. The epoch is the same as before then.
+    pub fn begin_epoch(&self, random: u64) -> Result<Epoch, Error> {
+        let mut writer = self.writer();
+        self.check_writer(&mut writer)?;
+        let mut epoch = Epoch::new(random);
+        if epoch == self.shared().state.epoch {
+            epoch = Epoch::new(random.wrapping_add(1));
+        }
+        self.transact(&mut writer, |_, row| {
+            row.epoch = text_of(epoch);
+            Ok(((), true))
+        })?;
+        self.shared_mut().state.epoch = epoch;
+        Ok(epoch)
     }
 
     /// What was found when the store was opened.
@@ -691,6 +732,12 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Err(Error::corrupt("the pages of the database", text.unwrap_or_default()))
     })
+}
+
+fn text_of(epoch: Epoch) -> [u8; 9] {
+    let mut text = [0; 9];
+    text.copy_from_slice(epoch.to_string().as_bytes());
+    text
 }
 
 /// The epoch that has this text.

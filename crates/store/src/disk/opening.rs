@@ -14,6 +14,7 @@ use super::tail::Tail;
 use super::verify::{Overlay, open_overlay};
 use super::{
     Cut, DiskStore, Hashes, Opening, Options, Shared, Writer, database_error, epoch_of, group_error, guarded,
+    text_of,
 };
 use crate::contract::State;
 use crate::encoding::event_bytes;
@@ -147,8 +148,8 @@ fn begin(database: &Database, random: [u64; 3]) -> Result<bool, Error> {
         Err(error) => return Err(database_error(error)),
     }
     drop(reading);
-    let mut row = StateRow { hash_key: [random[1], random[2]], ..StateRow::default() };
-    row.epoch.copy_from_slice(Epoch::new(random[0]).to_string().as_bytes());
+    let (epoch, hash_key) = (text_of(Epoch::new(random[0])), [random[1], random[2]]);
+    let row = StateRow { epoch, hash_key, ..StateRow::default() };
     let transaction = database.begin_write().map_err(database_error)?;
     transaction.open_table(GROUPS).map_err(database_error)?;
     transaction.open_table(TOPICS).map_err(database_error)?;
@@ -171,9 +172,12 @@ fn put_row(database: &Database, row: &StateRow) -> Result<(), Error> {
     transaction.commit().map_err(database_error)
 }
 
-/// Removes the groups of the tail from the first one on that is damaged.
+/// Removes the groups at the end of the tail that are damaged: a disk that does not keep what it has synced may
+/// leave them after a power cut. Where a whole group comes behind a damaged one, this was something else, and
+/// nothing is removed.
 fn cut_tail(database: &Database, row: &mut StateRow) -> Result<Option<Cut>, Error> {
     let (mut kept, mut kept_bytes, mut damaged, mut charged) = (0, 0, None, 0);
+    let mut behind: Option<(u64, u64)> = None;
     {
         let reading = database.begin_read().map_err(database_error)?;
         let groups = reading.open_table(GROUPS).map_err(database_error)?;
@@ -186,17 +190,26 @@ fn cut_tail(database: &Database, row: &mut StateRow) -> Result<Option<Cut>, Erro
                     kept += records.len() as u64;
                     kept_bytes += records.iter().map(encoded_bytes).sum::<u64>();
                 }
-                _ => {
-                    damaged.get_or_insert(key.value());
+                Ok(records) => {
+                    let last = records.last().map_or(key.value(), |record| record.number);
+                    behind = Some((behind.map_or(key.value(), |(first, _)| first), last));
+                }
+                Err(error) => {
+                    damaged.get_or_insert((key.value(), error));
                     charged += bytes.value().len() as u64 + GROUP_ROW_BYTES;
                 }
             }
         }
     }
-    let first = match damaged {
-        Some(first) => first,
-        None if kept == row.tail_records => return Ok(None),
-        None => {
+    let first = match (damaged, behind) {
+        (Some((first, _)), None) => first,
+        (Some((_, Error::Corrupt { place, what })), Some((first, last))) => {
+            let what = format!("{what}; the records from {first} to {last} behind it are whole");
+            return Err(Error::corrupt(place, what));
+        }
+        (Some((_, other)), _) => return Err(other),
+        (None, _) if kept == row.tail_records => return Ok(None),
+        (None, _) => {
             let what = format!("{kept} of {} records that are not indexed are there", row.tail_records);
             return Err(Error::corrupt("the groups at the end", what));
         }
