@@ -28,8 +28,9 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Order`] if the numbers do not rise, or if the first one is not above [`State::newest`]. Other
-    /// errors come from the storage. After any error no reader sees a record of the group. Where the storage
-    /// failed during a commit, the group may be there after the store is opened again.
+    /// errors come from the storage. After any error no reader sees a record of the group. After
+    /// [`Error::Full`] the group is not in the store. Where the storage failed in another way during a commit,
+    /// the group may be there after the store is opened again.
     fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error>;
 
     /// Reads records with a number above `after`, in order.

@@ -32,6 +32,11 @@ pub enum Error {
         /// A file that does not belong there.
         found: String,
     },
+    /// There is no store in the directory, or no directory.
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The store was written by a newer version.
     Newer {
         /// The directory.
@@ -56,7 +61,8 @@ pub enum Error {
         /// The directory; empty where there is none.
         path: PathBuf,
     },
-    /// What is stored was changed by something else than the store, or the disk has lost a part of it.
+    /// What is stored was changed by something else than the store, or the disk has lost a part of it. Nothing
+    /// is changed any more: [`salvage`](crate::disk::salvage) reads what is whole.
     Corrupt {
         /// Where.
         place: String,
@@ -141,6 +147,11 @@ impl fmt::Display for Error {
                 "the directory {} is not a store, because it contains {found:?}; name an empty directory or one that does not exist",
                 path.display()
             ),
+            Error::NoStore { path } => write!(
+                f,
+                "there is no store in {}; check the path, and whether its disk is mounted",
+                path.display()
+            ),
             Error::Newer { path, found, supported } => write!(
                 f,
                 "the store in {} has the format {found}, and this version reads formats up to {supported}; use the version that wrote it, or a newer one",
@@ -163,7 +174,7 @@ impl fmt::Display for Error {
             ),
             Error::Corrupt { place, what } => write!(
                 f,
-                "the store is damaged at {place}: {what}; check the disk, and restore the directory from a copy, or move it away to begin an empty store"
+                "the store is damaged at {place}: {what}; check the disk; `fanfare log salvage` prints what is whole, for `fanfare log import` into a new directory; a copy of the directory needs `fanfare log new-epoch` before it is used"
             ),
             Error::Broken { cause } => write!(
                 f,

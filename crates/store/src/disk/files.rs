@@ -79,13 +79,22 @@ impl Directory {
         Ok(Directory { path: path.to_owned(), _lock: lock })
     }
 
-    /// Opens a directory that is a store already.
+    /// Opens a directory that is a store already, and makes none.
     pub(super) fn existing(path: &Path) -> Result<Directory, Error> {
-        let marker = path.join(MARKER);
-        match fs::metadata(&marker) {
-            Ok(_) => Directory::open(path),
-            Err(error) => Err(Error::from_io("find", &marker, error)),
+        for file in [MARKER, DATABASE] {
+            match fs::metadata(path.join(file)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Error::NoStore { path: path.to_owned() });
+                }
+                Err(error) => return Err(Error::from_io("look at", &path.join(file), error)),
+            }
         }
+        Directory::open(path)
+    }
+
+    pub(super) fn has_newest(&self) -> bool {
+        self.path.join(NEWEST).exists()
     }
 
     fn open_file(&self, name: &str) -> Result<Box<dyn StorageBackend>, Error> {
@@ -282,7 +291,8 @@ impl StorageBackend for Watched {
     }
 }
 
-/// What was given to the caller, beside the database: so that the next start can say what is missing.
+/// What was given to the caller, beside the database: so that the next start can say what is missing. Which
+/// numbers are free does not depend on it: they are above [`StateRow::reserved`](super::rows::StateRow).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Newest {
     /// The newest record that was acknowledged as durable, and how many there ever were, with their bytes.
@@ -314,14 +324,14 @@ impl Newest {
         slots.max_by_key(|slot| (slot.appended[0], slot.acknowledged[0])).unwrap_or_default()
     }
 
-    /// Writes one of the two slots. Where that fails, the next start knows less.
-    pub(super) fn write(&self, file: &dyn StorageBackend, slot: usize) {
+    /// Writes one of the two slots.
+    pub(super) fn write(&self, file: &dyn StorageBackend, slot: usize) -> io::Result<()> {
         let mut body = Vec::with_capacity(SLOT_BYTES);
         for value in self.acknowledged.iter().chain(&self.appended).chain([&self.boot]) {
             body.extend_from_slice(&value.to_le_bytes());
         }
         let mut bytes = seal(SLOT_KEY, &body);
         bytes.resize(SLOT_BYTES, 0);
-        let _ = file.write((slot % 2 * SLOT_BYTES) as u64, &bytes);
+        file.write((slot % 2 * SLOT_BYTES) as u64, &bytes)
     }
 }

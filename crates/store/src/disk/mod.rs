@@ -62,6 +62,7 @@ use self::edit::{Edit, Pass, Unindexed, group_error};
 use self::files::{Directory, Failure, Files, Newest};
 use self::rows::{GROUP_ROW_BYTES, GROUPS, STATE, STATE_KEY, StateRow};
 use self::tail::Tail;
+use self::verify::Unchanged;
 use crate::contract::{Bounds, Durability, Page, Query, State, Store, Trimmed};
 use crate::encoding::{encode_group, event_bytes};
 use crate::memory::check_order;
@@ -79,7 +80,7 @@ mod tail;
 mod tests;
 mod verify;
 
-pub use self::verify::{Verified, verify};
+pub use self::verify::{Verified, salvage, verify};
 
 /// Records that may wait in the tail to be indexed, and their bytes.
 const TAIL_RECORDS: usize = 4096;
@@ -88,8 +89,9 @@ const TAIL_BYTES: u64 = 4 << 20;
 /// Bytes of asynchronous records at which an append commits them.
 const ASYNC_BYTES: u64 = 1 << 20;
 
-/// Numbers that are reserved at a time for asynchronous records, with one commit.
-const RESERVED_NUMBERS: u64 = 1 << 20;
+/// Numbers that are reserved for asynchronous records, with each commit of some: about as many as there are
+/// before the next commit. After a crash the numbers go on above them.
+const RESERVED_NUMBERS: u64 = 1 << 16;
 
 /// Records and bytes of one row of groups. A larger record has a row of its own.
 const GROUP_RECORDS: usize = 256;
@@ -221,6 +223,46 @@ impl DiskStore {
         DiskStore::open_files(Box::new(Directory::open(path.as_ref())?), options)
     }
 
+    /// Opens the store in this directory to look into it: the directory is not changed. What the store writes
+    /// stays in memory and is lost when it is closed, so a later [`DiskStore::open`] finds what this one has
+    /// found, and says the same of the end of the log.
+    ///
+    /// # Errors
+    /// Those of [`DiskStore::open`], and [`Error::NoStore`] where there is none.
+    pub fn view(path: impl AsRef<Path>, options: Options) -> Result<DiskStore, Error> {
+        let directory = Directory::existing(path.as_ref())?;
+        DiskStore::open_files(Box::new(Unchanged::new(directory)), options)
+    }
+
+    /// Opens the store in this directory as [`DiskStore::open`] does, but makes none.
+    ///
+    /// # Errors
+    /// Those of [`DiskStore::open`], and [`Error::NoStore`] where there is none.
+    pub fn open_existing(path: impl AsRef<Path>, options: Options) -> Result<DiskStore, Error> {
+        DiskStore::open_files(Box::new(Directory::existing(path.as_ref())?), options)
+    }
+
+    /// Gives the store a new epoch: numbers may mean other events from now on. A copy of a store needs it,
+    /// because the store that it was made of has given numbers since then that this one gives again. Clients
+    /// with older ids are told of a gap once. This is for a store that no server uses.
+    ///
+    /// # Errors
+    /// Those of the storage. The epoch is the same as before then.
+    pub fn begin_epoch(&self, random: u64) -> Result<Epoch, Error> {
+        let mut writer = self.writer();
+        self.check_writer(&mut writer)?;
+        let mut epoch = Epoch::new(random);
+        if epoch == self.shared().state.epoch {
+            epoch = Epoch::new(random.wrapping_add(1));
+        }
+        self.transact(&mut writer, |_, row| {
+            row.epoch = text_of(epoch);
+            Ok(((), true))
+        })?;
+        self.shared_mut().state.epoch = epoch;
+        Ok(epoch)
+    }
+
     /// What was found when the store was opened.
     pub fn opening(&self) -> &Opening {
         &self.opening
@@ -238,15 +280,16 @@ impl DiskStore {
     /// Those of the storage. The file may be as large as before then; nothing is lost.
     pub fn compact(&self) -> Result<(), Error> {
         let mut writer = self.writer();
-        self.commit(&mut writer, &[], true)?;
+        self.commit(&mut writer, &[], Durability::Commit, true)?;
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_mut().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
+        let open = database.as_mut().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
         let compacted = guarded(|| {
             // Each round may leave room for another.
-            while database.compact().map_err(compaction_error)? {}
+            while open.compact().map_err(compaction_error)? {}
             Ok(())
         });
-        compacted.map_err(|error| self.after_failure(&mut writer, error))
+        drop(database);
+        compacted.or_else(|error| self.after_failure(&mut writer, error, None))
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -279,18 +322,27 @@ impl DiskStore {
         if let Some(cause) = &writer.broken {
             return Err(Error::Broken { cause: cause.clone() });
         }
-        if writer.is_stuck { self.open_again(writer) } else { Ok(()) }
+        if !writer.is_stuck {
+            return Ok(());
+        }
+        if self.open_again(writer)? != writer.row {
+            let cause = "the disk was full, and the database has another state than before".to_owned();
+            writer.broken = Some(cause.clone());
+            return Err(Error::Broken { cause });
+        }
+        Ok(())
     }
 
     /// Makes one write transaction. Its work changes the row of the state that it is given, which is written
-    /// with it, and says whether there is anything to write. After an error nothing has changed for readers.
+    /// with it, and says whether there is anything to write. After an error nothing has changed for readers,
+    /// and nothing of it is in the database, but for [`Error::Broken`], after which this is not known.
     fn transact<T>(
         &self,
         writer: &mut Writer,
         work: impl FnOnce(&WriteTransaction, &mut StateRow) -> Result<(T, bool), Error>,
     ) -> Result<T, Error> {
         let mut row = writer.row;
-        let result = {
+        let outcome = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
             let database =
                 database.as_ref().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
@@ -299,46 +351,78 @@ impl DiskStore {
                 let (result, is_changed) = work(&transaction, &mut row)?;
                 if !is_changed {
                     transaction.abort().map_err(database_error)?;
-                    return Ok(result);
+                    return Ok((result, Ok(())));
                 }
                 {
                     let mut state = transaction.open_table(STATE).map_err(database_error)?;
                     state.insert(STATE_KEY, row.encode().as_slice()).map_err(database_error)?;
                 }
-                transaction.commit().map_err(database_error)?;
-                Ok(result)
+                Ok((result, transaction.commit().map_err(database_error)))
             })
         };
-        match result {
-            Ok(result) => {
-                writer.row = row;
-                Ok(result)
+        let (result, committed) = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.after_failure(writer, error, None)?;
+                return Err(Error::Full { path: self.files.path().to_owned() });
             }
-            Err(error) => Err(self.after_failure(writer, error)),
+        };
+        match committed {
+            Ok(()) => writer.row = row,
+            // The database does some more after the transaction is on the disk, and that may fail, too.
+            Err(error) => self.after_failure(writer, error, Some(row))?,
         }
+        Ok(result)
     }
 
-    /// What a failed transaction means for the next one.
-    fn after_failure(&self, writer: &mut Writer, error: Error) -> Error {
+    /// What a failed transaction means for it, and for the next one. `tried` is the row of a transaction whose
+    /// commit has failed.
+    ///
+    /// # Errors
+    /// Where this transaction is not in the database, or nobody knows. Otherwise it is there as a whole.
+    fn after_failure(&self, writer: &mut Writer, error: Error, tried: Option<StateRow>) -> Result<(), Error> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(failure) = failure else {
             // The file did not fail, so the transaction was undone.
-            return error.at(self.files.path());
+            return Err(error.at(self.files.path()));
         };
         let is_full = matches!(failure.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        if is_full && !failure.is_sync {
-            writer.is_stuck = true;
-            // Readers need the database. Where there is not even the room to open it, the next append tries
-            // again.
-            let _ = self.open_again(writer);
-            return Error::Full { path: self.files.path().to_owned() };
+        if !is_full || failure.is_sync {
+            writer.broken = Some(failure.text.clone());
+            return Err(Error::Broken { cause: failure.text });
         }
-        writer.broken = Some(failure.text.clone());
-        Error::Broken { cause: failure.text }
+        writer.is_stuck = true;
+        // Readers need the database. Where there is not even the room to open it, the next append tries again,
+        // and here it is opened with its changes in memory.
+        let found = self.open_again(writer).or_else(|_| self.row_on_disk());
+        match (found, tried) {
+            (Ok(found), Some(tried)) if found == tried => {
+                writer.row = tried;
+                Ok(())
+            }
+            (Ok(found), _) if found == writer.row => Err(Error::Full { path: self.files.path().to_owned() }),
+            (Ok(_), _) => {
+                let cause = format!("{}, and the database has another state than before", failure.text);
+                writer.broken = Some(cause.clone());
+                Err(Error::Broken { cause })
+            }
+            (Err(other), _) => {
+                let cause = format!("{}, and the database cannot be read: {other}", failure.text);
+                writer.broken = Some(cause.clone());
+                Err(Error::Broken { cause })
+            }
+        }
     }
 
-    /// Commits everything that is not committed, and then the group. May index, and may make room.
-    fn commit(&self, writer: &mut Writer, group: &[Arc<Record>], index_all: bool) -> Result<(), Error> {
+    /// Commits everything that is not committed, and then the group. May index, and may make room. With
+    /// [`Durability::Async`] more asynchronous records are expected.
+    fn commit(
+        &self,
+        writer: &mut Writer,
+        group: &[Arc<Record>],
+        durability: Durability,
+        index_all: bool,
+    ) -> Result<(), Error> {
         let records: Vec<Arc<Record>> = writer.unsynced.iter().chain(group).cloned().collect();
         let Some(newest) = records.last().map(|record| record.number) else {
             return if index_all { self.index_all(writer) } else { Ok(()) };
@@ -371,7 +455,12 @@ impl DiskStore {
                     row.charged += bytes.len() as u64 + GROUP_ROW_BYTES;
                 }
             }
-            (row.committed, row.reserved) = (newest, row.reserved.max(newest));
+            row.committed = newest;
+            // No record waits now. A reserve that nothing needs would be taken for lost records after a crash.
+            row.reserved = match durability {
+                Durability::Commit => newest,
+                Durability::Async => newest.saturating_add(RESERVED_NUMBERS),
+            };
             row.records += records.len() as u64;
             row.bytes += bytes;
             row.ever_records += records.len() as u64;
@@ -424,18 +513,16 @@ impl DiskStore {
     /// Shows readers what was written. `indexed`: everything that was committed is indexed, and this is the
     /// oldest record.
     fn publish(&self, writer: &mut Writer, added: &[Arc<Record>], indexed: Option<u64>) {
-        let (row, unsynced) = (writer.row, writer.unsynced.len() as u64);
-        let (records, bytes) = (unsynced, writer.unsynced_bytes);
         let newest = added.last().map(|record| record.number);
         let newest = newest.unwrap_or_else(|| self.shared().state.newest);
-        let beside = Newest {
-            acknowledged: [row.committed, row.ever_records, row.ever_bytes],
-            appended: [newest, row.ever_records + records, row.ever_bytes + bytes],
-            boot: writer.boot,
-        };
-        // Before a reader sees them: what was seen is known at the next start.
-        beside.write(&*writer.newest, writer.writes_of_newest);
-        writer.writes_of_newest += 1;
+        // What it says of committed records is in the database, too.
+        let _ = writer.note_newest(newest);
+        self.show(writer, newest, added, indexed);
+    }
+
+    /// The same without the file of the newest record.
+    fn show(&self, writer: &Writer, newest: u64, added: &[Arc<Record>], indexed: Option<u64>) {
+        let (row, records, bytes) = (writer.row, writer.unsynced.len() as u64, writer.unsynced_bytes);
         let mut shared = self.shared_mut();
         let Shared { state, tail } = &mut *shared;
         if indexed.is_some() {
@@ -482,12 +569,19 @@ impl Store for DiskStore {
         let bytes: u64 = group.iter().map(|record| event_bytes(&record.event) as u64).sum();
         self.check_room(writer.unsynced_bytes + bytes)?;
         if durability == Durability::Commit || writer.unsynced_bytes + bytes > ASYNC_BYTES {
-            return self.commit(&mut writer, &records, false);
+            return self.commit(&mut writer, &records, durability, false);
         }
         self.reserve(&mut writer, last.number)?;
+        let unsynced = writer.unsynced.len();
         writer.unsynced.extend(records.iter().cloned());
         writer.unsynced_bytes += bytes;
-        self.publish(&mut writer, &records, None);
+        // Before a reader sees them: what was seen is known at the next start.
+        if let Err(source) = writer.note_newest(last.number) {
+            writer.unsynced.truncate(unsynced);
+            writer.unsynced_bytes -= bytes;
+            return Err(Error::from_io("note the newest record of the store in", self.files.path(), source));
+        }
+        self.show(&writer, last.number, &records, None);
         Ok(())
     }
 
@@ -502,7 +596,7 @@ impl Store for DiskStore {
     fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {
         let mut writer = self.writer();
         self.check_writer(&mut writer)?;
-        self.commit(&mut writer, &[], true)?;
+        self.commit(&mut writer, &[], Durability::Async, true)?;
         if writer.row.topics + writer.row.empty_topics == 0 {
             return Ok(Trimmed::default());
         }
@@ -526,14 +620,16 @@ impl Store for DiskStore {
     fn sync(&self) -> Result<(), Error> {
         let mut writer = self.writer();
         self.check_writer(&mut writer)?;
-        self.commit(&mut writer, &[], false)
+        self.commit(&mut writer, &[], Durability::Async, false)
     }
 }
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
         let mut writer = self.writer();
-        if self.check_writer(&mut writer).is_ok() && self.commit(&mut writer, &[], true).is_ok() {
+        if self.check_writer(&mut writer).is_ok()
+            && self.commit(&mut writer, &[], Durability::Commit, true).is_ok()
+        {
             let newest = self.shared().state.newest;
             if writer.row.reserved != newest {
                 let _ = self.transact(&mut writer, |_, row| {
@@ -546,6 +642,20 @@ impl Drop for DiskStore {
 }
 
 impl Writer {
+    /// Notes beside the database that all records up to this one were given to the caller.
+    fn note_newest(&mut self, newest: u64) -> io::Result<()> {
+        let (row, records, bytes) = (self.row, self.unsynced.len() as u64, self.unsynced_bytes);
+        let beside = Newest {
+            acknowledged: [row.committed, row.ever_records, row.ever_bytes],
+            appended: [newest, row.ever_records + records, row.ever_bytes + bytes],
+            boot: self.boot,
+        };
+        beside.write(&*self.newest, self.writes_of_newest)?;
+        // Where it has failed, the other slot stays as it is.
+        self.writes_of_newest += 1;
+        Ok(())
+    }
+
     fn all_is_indexed(&mut self) {
         self.unindexed.clear();
         self.unindexed_bytes = 0;
@@ -622,6 +732,12 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Err(Error::corrupt("the pages of the database", text.unwrap_or_default()))
     })
+}
+
+fn text_of(epoch: Epoch) -> [u8; 9] {
+    let mut text = [0; 9];
+    text.copy_from_slice(epoch.to_string().as_bytes());
+    text
 }
 
 /// The epoch that has this text.

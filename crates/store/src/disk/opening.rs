@@ -11,8 +11,10 @@ use super::files::{Failure, Files, Newest, Watched};
 use super::read::Snapshot;
 use super::rows::{GROUP_ROW_BYTES, GROUPS, IDS, INDEX, STATE, STATE_KEY, StateRow, TOPICS};
 use super::tail::Tail;
+use super::verify::{Overlay, open_overlay};
 use super::{
     Cut, DiskStore, Hashes, Opening, Options, Shared, Writer, database_error, epoch_of, group_error, guarded,
+    text_of,
 };
 use crate::contract::State;
 use crate::encoding::event_bytes;
@@ -39,9 +41,11 @@ impl DiskStore {
             let mut row = Snapshot::of(&database)?.row;
             let mut cut = cut_tail(&database, &mut row)?;
             cut = cut_by_numbers(&row, beside, boot).or(cut);
-            if let Some(cut) = &cut {
-                let last = *cut.numbers.end();
-                (row.committed, row.reserved, row.cut) = (last, last, last);
+            // Numbers that may have been seen are not given again, whatever is known of them.
+            let taken = row.reserved.max(cut.as_ref().map_or(0, |cut| *cut.numbers.end()));
+            if cut.is_some() || taken > row.committed {
+                row.cut = cut.as_ref().map_or(row.cut, |cut| *cut.numbers.end());
+                (row.committed, row.reserved) = (taken, taken);
                 put_row(&database, &row)?;
             }
             Ok((is_new, newest, row, cut, load(&database, &row)?))
@@ -83,39 +87,26 @@ impl DiskStore {
     }
 
     /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait for
-    /// as long as it takes to check the whole file.
-    pub(super) fn open_again(&self, writer: &mut Writer) -> Result<(), Error> {
+    /// as long as it takes to check the whole file. Returns the row of the state that is in it: that of the
+    /// transaction that has failed, or the one before.
+    pub(super) fn open_again(&self, writer: &mut Writer) -> Result<StateRow, Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // It has to be closed before it is opened.
         *database = None;
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let (opened, _) = open_database(&*self.files, self.cache_bytes, &self.failure)?;
-        let (row, loaded) = guarded(|| {
-            let row = Snapshot::of(&opened)?.row;
-            Ok((row, load(&opened, &row)?))
-        })?;
+        let row = guarded(|| Ok(Snapshot::of(&opened)?.row))?;
         *database = Some(opened);
-        drop(database);
-        if row != writer.row {
-            // The failed transaction is there as a whole.
-            writer.unsynced.retain(|record| record.number > row.committed);
-            let bytes = writer.unsynced.iter().map(|record| event_bytes(&record.event) as u64);
-            writer.unsynced_bytes = bytes.sum();
-            let mut shared = self.shared_mut();
-            let newest = shared.state.newest.max(row.committed);
-            shared.state = State { newest, ..state_of(shared.state.epoch, &row, loaded.oldest) };
-            shared.tail = tail_of(&row, &loaded.unindexed, self.hashes);
-            for record in &writer.unsynced {
-                shared.tail.push(record.clone(), self.hashes);
-            }
-            drop(shared);
-            writer.row = row;
-            writer.unindexed = loaded.unindexed;
-            writer.unindexed_bytes = loaded.unindexed_bytes;
-            self.publish(writer, &[], None);
-        }
         writer.is_stuck = false;
-        Ok(())
+        Ok(row)
+    }
+
+    /// The row of the state that is in the file, which is closed: this works on a full disk, too, because it
+    /// changes nothing.
+    pub(super) fn row_on_disk(&self) -> Result<StateRow, Error> {
+        let overlay = Overlay::new(self.files.database()?)
+            .map_err(|source| Error::from_io("read", self.files.path(), source))?;
+        guarded(|| Ok(Snapshot::of(&open_overlay(overlay)?)?.row))
     }
 }
 
@@ -157,8 +148,8 @@ fn begin(database: &Database, random: [u64; 3]) -> Result<bool, Error> {
         Err(error) => return Err(database_error(error)),
     }
     drop(reading);
-    let mut row = StateRow { hash_key: [random[1], random[2]], ..StateRow::default() };
-    row.epoch.copy_from_slice(Epoch::new(random[0]).to_string().as_bytes());
+    let (epoch, hash_key) = (text_of(Epoch::new(random[0])), [random[1], random[2]]);
+    let row = StateRow { epoch, hash_key, ..StateRow::default() };
     let transaction = database.begin_write().map_err(database_error)?;
     transaction.open_table(GROUPS).map_err(database_error)?;
     transaction.open_table(TOPICS).map_err(database_error)?;
@@ -181,9 +172,12 @@ fn put_row(database: &Database, row: &StateRow) -> Result<(), Error> {
     transaction.commit().map_err(database_error)
 }
 
-/// Removes the groups of the tail from the first one on that is damaged.
+/// Removes the groups at the end of the tail that are damaged: a disk that does not keep what it has synced may
+/// leave them after a power cut. Where a whole group comes behind a damaged one, this was something else, and
+/// nothing is removed.
 fn cut_tail(database: &Database, row: &mut StateRow) -> Result<Option<Cut>, Error> {
     let (mut kept, mut kept_bytes, mut damaged, mut charged) = (0, 0, None, 0);
+    let mut behind: Option<(u64, u64)> = None;
     {
         let reading = database.begin_read().map_err(database_error)?;
         let groups = reading.open_table(GROUPS).map_err(database_error)?;
@@ -196,17 +190,26 @@ fn cut_tail(database: &Database, row: &mut StateRow) -> Result<Option<Cut>, Erro
                     kept += records.len() as u64;
                     kept_bytes += records.iter().map(encoded_bytes).sum::<u64>();
                 }
-                _ => {
-                    damaged.get_or_insert(key.value());
+                Ok(records) => {
+                    let last = records.last().map_or(key.value(), |record| record.number);
+                    behind = Some((behind.map_or(key.value(), |(first, _)| first), last));
+                }
+                Err(error) => {
+                    damaged.get_or_insert((key.value(), error));
                     charged += bytes.value().len() as u64 + GROUP_ROW_BYTES;
                 }
             }
         }
     }
-    let first = match damaged {
-        Some(first) => first,
-        None if kept == row.tail_records => return Ok(None),
-        None => {
+    let first = match (damaged, behind) {
+        (Some((first, _)), None) => first,
+        (Some((_, Error::Corrupt { place, what })), Some((first, last))) => {
+            let what = format!("{what}; the records from {first} to {last} behind it are whole");
+            return Err(Error::corrupt(place, what));
+        }
+        (Some((_, other)), _) => return Err(other),
+        (None, _) if kept == row.tail_records => return Ok(None),
+        (None, _) => {
             let what = format!("{kept} of {} records that are not indexed are there", row.tail_records);
             return Err(Error::corrupt("the groups at the end", what));
         }
@@ -229,12 +232,14 @@ fn cut_tail(database: &Database, row: &mut StateRow) -> Result<Option<Cut>, Erro
     Ok(Some(Cut { numbers, lost: Some(lost), was_durable: true }))
 }
 
-/// What was given to the caller and is not in the database.
+/// What was given to the caller and is not in the database. Without asynchronous records, no number above the
+/// committed ones is reserved, and nothing is missing.
 fn cut_by_numbers(row: &StateRow, beside: Newest, boot: u64) -> Option<Cut> {
     let [acknowledged, ..] = beside.acknowledged;
     let [appended, records, bytes] = beside.appended;
-    // Only the process has ended, and not the machine: then the file beside the database is up to date.
-    let is_known = boot != 0 && beside.boot == boot;
+    // Only the process has ended, and not the machine: then the file beside the database is up to date. Where
+    // it is older than the database, it was lost itself.
+    let is_known = boot != 0 && beside.boot == boot && appended >= row.committed;
     let reserved = if is_known { 0 } else { row.reserved };
     let last = reserved.max(acknowledged).max(appended);
     if last <= row.committed {

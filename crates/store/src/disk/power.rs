@@ -39,6 +39,8 @@ struct Content {
     failing_write: Option<(u64, i32)>,
     failing_sync: Option<(u64, i32)>,
     failing_writes: Option<i32>,
+    failing_writes_after: Option<(u64, i32)>,
+    failing_newest: Option<i32>,
     free_bytes: Option<u64>,
     is_complete: bool,
     boot: u64,
@@ -89,7 +91,11 @@ impl Disk {
     }
 
     pub(super) fn open(&self, limits: LogLimits) -> Result<DiskStore, Error> {
-        let options = Options::new(limits, [1, 2, 3]).with_cache_bytes(1 << 20);
+        self.open_with_cache(limits, 1 << 20)
+    }
+
+    pub(super) fn open_with_cache(&self, limits: LogLimits, bytes: usize) -> Result<DiskStore, Error> {
+        let options = Options::new(limits, [1, 2, 3]).with_cache_bytes(bytes);
         DiskStore::open_files(Box::new(self.clone()), options)
     }
 
@@ -113,8 +119,27 @@ impl Disk {
         self.content().failing_sync = Some((after, errno));
     }
 
+    /// All writes fail, or none from here on.
     pub(super) fn fail_every_write(&self, errno: Option<i32>) {
-        self.content().failing_writes = errno;
+        let mut content = self.content();
+        content.failing_writes = errno;
+        (content.failing_write, content.failing_writes_after) = (None, None);
+    }
+
+    /// This many writes succeed, and all later ones fail.
+    pub(super) fn fail_writes_after(&self, writes: u64, errno: i32) {
+        self.content().failing_writes_after = Some((writes, errno));
+    }
+
+    /// Writes of the file of the newest record fail.
+    pub(super) fn fail_newest(&self, errno: Option<i32>) {
+        self.content().failing_newest = errno;
+    }
+
+    /// Whether a write has failed that was to fail.
+    pub(super) fn has_failed(&self) -> bool {
+        let content = self.content();
+        content.failing_write.is_none() && content.failing_writes_after.is_none()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -322,9 +347,16 @@ impl StorageBackend for Handle {
         content.power()?;
         if self.file == 0 {
             due(&mut content.failing_write)?;
+            let errno = content.failing_writes_after.map(|(_, errno)| errno);
+            if due(&mut content.failing_writes_after).is_err() {
+                content.failing_writes = errno;
+            }
             if let Some(errno) = content.failing_writes {
                 return Err(io::Error::from_raw_os_error(errno));
             }
+        }
+        if let Some(errno) = content.failing_newest.filter(|_| self.file == 1) {
+            return Err(io::Error::from_raw_os_error(errno));
         }
         let end = offset as usize + data.len();
         content.check_capacity(self.file, end)?;
@@ -386,7 +418,8 @@ impl Story {
                 }
             };
             if let Err(error) = result {
-                assert!(matches!(error, Error::Broken { .. }), "{error}");
+                // The database has failed, or the file of the newest record.
+                assert!(matches!(error, Error::Broken { .. } | Error::Io { .. }), "{error}");
                 return;
             }
             self.durable = store.state().synced;

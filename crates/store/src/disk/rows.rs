@@ -57,7 +57,8 @@ pub(super) struct StateRow {
     pub(super) hash_key: [u64; 2],
     /// The newest record that was committed.
     pub(super) committed: u64,
-    /// Numbers up to here may have been given to records that were not committed. At least `committed`.
+    /// Numbers up to here may have been given to records that were not committed. At least `committed`, and
+    /// no more than that while there are no asynchronous records.
     pub(super) reserved: u64,
     /// The index has every record up to this one.
     pub(super) indexed: u64,

@@ -11,7 +11,7 @@ use fanfare_proto::limits::{LogLimits, Retention};
 
 use super::files::Files;
 use super::power::Disk;
-use super::verify::{verify, verify_files};
+use super::verify::{salvage_files, verify, verify_files};
 use super::{DiskStore, Options};
 use crate::contract::{Bounds, Durability, Query, State, Store};
 use crate::{Error, Record};
@@ -154,8 +154,9 @@ fn what_is_not_a_store_is_refused_and_stays_as_it_is() {
     assert!(matches!(error(&file.join("below")), Error::NotADirectory { .. }));
     let other = error(path);
     assert!(matches!(&other, Error::NotAStore { found, .. } if found == "file"), "{other}");
-    assert!(matches!(verify(path), Err(Error::Io { .. })));
-    assert!(matches!(verify(path.join("nothing")), Err(Error::Io { .. })) && !path.join("nothing").exists());
+    assert!(matches!(verify(path), Err(Error::NoStore { .. })));
+    let nothing = path.join("nothing");
+    assert!(matches!(verify(&nothing), Err(Error::NoStore { .. })) && !nothing.exists());
     let names = |path: &Path| -> Vec<String> {
         fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     };
@@ -291,6 +292,54 @@ fn a_disk_without_any_room_is_tried_again() {
     assert_eq!((numbers(&store).len(), &store.opening().cut), (120, &None));
 }
 
+/// The database writes also behind its commit. Whichever write finds no room, readers see the group if the
+/// append has succeeded, and never after it was refused.
+#[test]
+fn an_append_that_finds_no_room_is_there_as_it_was_answered() {
+    let mut stored_all_the_same = 0;
+    for (cache, goes_on) in [(0, false), (0, true), (1 << 20, false), (1 << 20, true)] {
+        for writes in 0.. {
+            let disk = Disk::default();
+            let store = disk.open_with_cache(ageless(), cache).unwrap();
+            for first in (1..400).step_by(20) {
+                append(&store, &records(first..first + 20));
+            }
+            store.trim(0, 100).unwrap();
+            append(&store, &records(401..=420));
+            match goes_on {
+                true => disk.fail_writes_after(writes, ENOSPC),
+                false => disk.fail_write(writes, ENOSPC),
+            }
+            let group = records(421..=440);
+            let result = store.append(&group, Durability::Commit);
+            let has_failed = disk.has_failed();
+            disk.fail_every_write(None);
+            let expected = match &result {
+                Ok(()) => 440,
+                Err(error) => {
+                    assert!(error.is_passing(), "{writes} writes, {cache}, {goes_on}: {error}");
+                    420
+                }
+            };
+            stored_all_the_same += u64::from(result.is_ok() && has_failed);
+            // The next call opens the database again where that has not been possible.
+            store.trim(0, 1).unwrap();
+            assert!(numbers(&store).into_iter().eq(1..=expected), "{writes} writes, {cache}: {result:?}");
+            assert_eq!(store.state().records, expected);
+            append(&store, &records(expected + 1..=expected + 10));
+            drop(store);
+            let store = disk.open(ageless()).unwrap();
+            assert!(numbers(&store).into_iter().eq(1..=expected + 10), "{writes} writes, {cache}");
+            drop(store);
+            verify_files(&disk).unwrap();
+            if !has_failed {
+                break;
+            }
+        }
+    }
+    assert!(stored_all_the_same > 0, "no write has failed behind a commit");
+}
+
 #[test]
 fn after_a_failed_write_or_sync_nothing_is_taken_until_a_new_start() {
     for fails_sync in [false, true] {
@@ -348,11 +397,11 @@ fn asynchronous_records_that_are_lost_are_told_and_their_numbers_are_not_given_a
     let bytes: usize =
         records(11..=15).iter().map(|record| crate::encoding::event_bytes(&record.event)).sum();
     assert_eq!((cut.numbers.clone(), cut.lost, cut.was_durable), (11..=15, Some((5, bytes as u64)), false));
-    assert_eq!(store.state().newest, *cut.numbers.end());
+    assert!(store.state().newest > *cut.numbers.end());
     assert_eq!(numbers(&store), (1..=10).collect::<Vec<_>>());
     // A subscriber that has seen number 12 is told of a gap.
     for query in [Query::All, Query::Topics(&[Topic::new("never seen").unwrap()])] {
-        assert!(store.read(query, 12, Bounds::default()).unwrap().gone.newest >= 15);
+        assert_eq!(store.read(query, 12, Bounds::default()).unwrap().gone.newest, 15);
     }
     assert!(matches!(store.append(&records(15..=15), Durability::Commit), Err(Error::Order { .. })));
     let next = store.state().newest + 1;
@@ -365,7 +414,85 @@ fn asynchronous_records_that_are_lost_are_told_and_their_numbers_are_not_given_a
     let disk = killed(&disk, store);
     let store = disk.open(ageless()).unwrap();
     assert_eq!((store.opening().was_repaired, &store.opening().cut), (true, &None));
-    assert_eq!(store.state().newest, next);
+    assert!(store.state().newest > next);
+}
+
+/// The file beside the database was lost, or could not be written: the numbers of asynchronous records that
+/// were seen are free all the same never.
+#[test]
+fn numbers_that_were_seen_are_not_given_again_whatever_the_file_of_the_newest_says() {
+    for commits in [false, true] {
+        let disk = Disk::default();
+        disk.set_boot(1);
+        let store = disk.open(ageless()).unwrap();
+        append(&store, &records(1..=10));
+        store.append(&records(11..=12), Durability::Async).unwrap();
+        let mut before = Vec::new();
+        disk.copy().damage_newest(|bytes| before = bytes.clone());
+        store.append(&records(13..=15), Durability::Async).unwrap();
+        if commits {
+            store.sync().unwrap();
+            store.append(&records(16..=20), Durability::Async).unwrap();
+        }
+        let seen = store.state().newest;
+        // The device came off, and what was not synced is gone, and the machine goes on.
+        let disk = killed(&disk, store);
+        disk.damage_newest(|bytes| *bytes = before);
+        let store = disk.open(ageless()).unwrap();
+        assert!(store.state().newest >= seen, "{}", store.state().newest);
+        let cut = store.opening().cut.clone().unwrap();
+        // It is older than the database: what it says of the end is of no use.
+        assert_eq!(cut.lost.is_none() && *cut.numbers.end() >= seen, commits, "{cut}");
+    }
+}
+
+#[test]
+fn asynchronous_records_are_refused_where_their_number_cannot_be_noted() {
+    let disk = Disk::default();
+    disk.set_boot(1);
+    let store = disk.open(ageless()).unwrap();
+    store.append(&records(1..=5), Durability::Async).unwrap();
+    for (errno, is_passing) in [(30, false), (EIO, false), (ENOSPC, true)] {
+        disk.fail_newest(Some(errno));
+        let refused = store.append(&records(6..=9), Durability::Async).unwrap_err();
+        assert_eq!(refused.is_passing(), is_passing, "{refused}");
+        assert_eq!((store.state().newest, store.state().records), (5, 5));
+        assert_eq!(numbers(&store), (1..=5).collect::<Vec<_>>());
+    }
+    disk.fail_newest(None);
+    store.append(&records(6..=9), Durability::Async).unwrap();
+    // A commit is in the database, so it does not need the file.
+    disk.fail_newest(Some(EIO));
+    append(&store, &records(10..=12));
+    let disk = killed(&disk, store);
+    let store = disk.open(ageless()).unwrap();
+    assert_eq!((store.opening().cut.clone(), numbers(&store)), (None, (1..=12).collect()));
+}
+
+/// Numbers that an earlier asynchronous run has reserved are no lost records of a later run that commits.
+#[test]
+fn a_power_cut_loses_nothing_where_every_record_was_committed() {
+    let disk = Disk::default();
+    disk.set_boot(1);
+    let store = disk.open(ageless()).unwrap();
+    store.append(&records(1..=5), Durability::Async).unwrap();
+    append(&store, &records(6..=10));
+    let without_power = |disk: &Disk, store| {
+        let disk = killed(disk, store);
+        disk.set_boot(2);
+        disk
+    };
+    let store = without_power(&disk, store).open(ageless()).unwrap();
+    assert_eq!((&store.opening().cut, store.state().newest), (&None, 10));
+    // The process has ended while there was a reserve.
+    store.append(&records(11..=15), Durability::Async).unwrap();
+    store.sync().unwrap();
+    let disk = killed(&disk, store);
+    let store = disk.open(ageless()).unwrap();
+    let next = store.state().newest + 1;
+    append(&store, &records(next..=next));
+    let store = without_power(&disk, store).open(ageless()).unwrap();
+    assert_eq!((&store.opening().cut, store.state().newest), (&None, next));
 }
 
 #[test]
@@ -436,22 +563,173 @@ fn a_damaged_end_is_cut_and_told() {
     for first in [51, 61, 71] {
         append(&store, &records(first..first + 10));
     }
-    // The process ends at once. The file is closed by the next one, so that the damage is not a power cut's.
-    let disk = killed(&disk, store);
-    let file = super::files::Watched::new(Files::database(&disk).unwrap(), Arc::default());
-    drop(redb::Database::builder().create_with_backend(file).unwrap());
-    let places = place_of(&disk, 65);
-    disk.damage(|bytes| places.iter().for_each(|at| bytes[*at] ^= 0x20));
+    let (disk, _) = killed_and_damaged(&disk, store, 75);
     let store = disk.open(ageless()).unwrap();
     let cut = store.opening().cut.clone().unwrap();
     let bytes: usize =
-        records(61..=80).iter().map(|record| crate::encoding::event_bytes(&record.event)).sum();
-    assert_eq!((cut.numbers, cut.lost, cut.was_durable), (61..=80, Some((20, bytes as u64)), true));
-    assert_eq!(numbers(&store), (1..=60).collect::<Vec<_>>());
+        records(71..=80).iter().map(|record| crate::encoding::event_bytes(&record.event)).sum();
+    assert_eq!((cut.numbers, cut.lost, cut.was_durable), (71..=80, Some((10, bytes as u64)), true));
+    assert_eq!(numbers(&store), (1..=70).collect::<Vec<_>>());
     assert_eq!(store.read(Query::All, 75, Bounds::default()).unwrap().gone.newest, 80);
     append(&store, &records(81..=81));
     drop(store);
     verify_files(&disk).unwrap();
+}
+
+/// The process ends at once. The file is closed by another one, so that the damage of this record is not a power
+/// cut's.
+fn killed_and_damaged(disk: &Disk, store: DiskStore, number: u64) -> (Disk, Vec<usize>) {
+    let disk = killed(disk, store);
+    let file = super::files::Watched::new(Files::database(&disk).unwrap(), Arc::default());
+    drop(redb::Database::builder().create_with_backend(file).unwrap());
+    let places = place_of(&disk, number);
+    assert!(!places.is_empty());
+    disk.damage(|bytes| places.iter().for_each(|at| bytes[*at] ^= 0x20));
+    (disk, places)
+}
+
+/// What `salvage` gives: the numbers of the records, and the places that are damaged.
+fn salvaged(disk: &Disk) -> (Vec<u64>, Vec<String>) {
+    let (mut numbers, mut damaged) = (Vec::new(), Vec::new());
+    let ended = salvage_files::<Error>(disk, |found| {
+        match found {
+            Ok(found) => {
+                assert_eq!(found, record(found.number));
+                numbers.push(found.number);
+            }
+            Err(damage) => damaged.push(damage.to_string()),
+        }
+        Ok(())
+    });
+    ended.unwrap();
+    (numbers, damaged)
+}
+
+#[test]
+fn damage_before_whole_records_is_refused_and_what_is_whole_is_salvaged() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    append(&store, &records(1..=50));
+    store.trim(0, 10).unwrap();
+    for first in [51, 61, 71] {
+        append(&store, &records(first..first + 10));
+    }
+    let (disk, places) = killed_and_damaged(&disk, store, 65);
+    for _ in 0..2 {
+        let refused = disk.open(ageless()).err().unwrap();
+        let text = refused.to_string();
+        assert!(matches!(refused, Error::Corrupt { .. }), "{text}");
+        for part in ["begins with record 61", "from 71 to 80 behind it are whole", "fanfare log salvage"] {
+            assert!(text.contains(part), "{text}");
+        }
+        let (numbers, damaged) = salvaged(&disk);
+        assert_eq!(numbers, (1..=60).chain(71..=80).collect::<Vec<_>>());
+        assert!(damaged.len() == 1 && damaged[0].contains("begins with record 61"), "{damaged:?}");
+    }
+    // Nothing was given up: with the right bytes everything is there.
+    disk.damage(|bytes| places.iter().for_each(|at| bytes[*at] ^= 0x20));
+    let store = disk.open(ageless()).unwrap();
+    assert_eq!((&store.opening().cut, numbers(&store)), (&None, (1..=80).collect()));
+}
+
+/// A page of the tree is damaged, and not a group alone: what can be reached is there.
+#[test]
+fn salvage_gives_what_damaged_pages_have_left() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    for first in (1..1000).step_by(50) {
+        append(&store, &records(first..first + 50));
+    }
+    drop(store);
+    assert_eq!(salvaged(&disk), ((1..=1000).collect(), Vec::new()));
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut with_rest = 0;
+    for _ in 0..100 {
+        let damaged = disk.copy();
+        let pages = damaged.bytes() / 4096;
+        // The first page says where everything is.
+        let page = random.usize(1..pages);
+        damaged.damage(|bytes| bytes[page * 4096..(page + 1) * 4096].fill(0xee));
+        let result = salvage_files::<Error>(&damaged, |_| Ok(()));
+        if result.is_err() {
+            continue;
+        }
+        let (numbers, places) = salvaged(&damaged);
+        assert!(numbers.is_sorted() && (numbers.len() == 1000 || !places.is_empty()), "page {page}");
+        with_rest += u32::from(!places.is_empty() && !numbers.is_empty());
+    }
+    assert!(with_rest > 0);
+}
+
+/// A copy of a directory that a process has open, as it is after an end at once.
+fn copied(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+fn files_of(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = fs::read_dir(path).unwrap().map(|file| file.unwrap().path());
+    files.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn a_view_changes_nothing_and_leaves_the_report_of_a_crash() {
+    let directory = Temporary::new("view");
+    let (path, crashed) = (directory.path().join("open"), directory.path().join("crashed"));
+    let store = open(&path).unwrap();
+    append(&store, &records(1..=10));
+    store.append(&records(11..=15), Durability::Async).unwrap();
+    copied(&path, &crashed);
+    let before = files_of(&crashed);
+    let options = || Options::new(ageless(), [1, 2, 3]);
+    for _ in 0..2 {
+        let view = DiskStore::view(&crashed, options()).unwrap();
+        assert_eq!(view.opening().cut.clone().unwrap().numbers, 11..=15);
+        assert_eq!(numbers(&view), (1..=10).collect::<Vec<_>>());
+        drop(view);
+        assert!(files_of(&crashed) == before, "the directory has changed");
+    }
+    assert!(open(&crashed).unwrap().opening().cut.is_some());
+    assert!(open(&crashed).unwrap().opening().cut.is_none());
+    // None is made where there is none.
+    let nothing = directory.path().join("nothing");
+    for made in [false, true] {
+        if made {
+            fs::create_dir(&nothing).unwrap();
+        }
+        for opened in [DiskStore::view(&nothing, options()), DiskStore::open_existing(&nothing, options())] {
+            let error = opened.err().unwrap();
+            assert!(matches!(error, Error::NoStore { .. }), "{error}");
+        }
+        assert_eq!(nothing.exists(), made);
+    }
+    assert_eq!(files_of(&nothing).len(), 0);
+}
+
+/// A copy gives the numbers again that the store has given since: another epoch tells their ids apart.
+#[test]
+fn a_copy_gets_an_epoch_of_its_own() {
+    let directory = Temporary::new("epoch");
+    let (path, copy) = (directory.path().join("store"), directory.path().join("copy"));
+    let store = open(&path).unwrap();
+    append(&store, &records(1..=10));
+    copied(&path, &copy);
+    append(&store, &records(11..=20));
+    let epoch = store.state().epoch;
+    for random in [1, 5] {
+        let store = open(&copy).unwrap();
+        let before = store.state().epoch;
+        let begun = store.begin_epoch(random).unwrap();
+        assert!(begun != epoch && begun != before, "{begun}");
+        assert_eq!(store.state().epoch, begun);
+        drop(store);
+        let store = open(&copy).unwrap();
+        assert_eq!((store.state().epoch, store.state().newest), (begun, 10));
+        assert!(store.find(record(7).event.id().unwrap(), record(7).event.topics()).unwrap().is_some());
+    }
 }
 
 /// A bit that is changed is found by the check, or changes nothing.
@@ -634,9 +912,11 @@ fn a_process_that_is_killed_loses_nothing_that_was_acknowledged() {
         assert!(read.is_sorted_by_key(|record| record.number));
         if let Some(cut) = &store.opening().cut {
             assert!(!cut.was_durable && *cut.numbers.start() > acknowledged, "{cut}");
-            // The machine goes on, so it is known how many there were.
-            let (records, _) = cut.lost.unwrap();
-            assert_eq!(records, cut.numbers.end() - cut.numbers.start() + 1, "{cut}");
+            // The machine goes on, so it is known how many there were, but for an end between a commit and the
+            // note of it.
+            if let Some((records, _)) = cut.lost {
+                assert_eq!(records, cut.numbers.end() - cut.numbers.start() + 1, "{cut}");
+            }
         }
         drop(store);
         verify(&path).unwrap();

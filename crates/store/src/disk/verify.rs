@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fanfare_proto::event::Topic;
-use redb::{Database, ReadableTable, StorageBackend};
+use redb::backends::InMemoryBackend;
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend};
 
 use super::edit::{group_error, read_group};
 use super::files::{Directory, Files, Newest};
@@ -17,9 +18,9 @@ use super::rows::{
     read_entries,
 };
 use super::{Hashes, database_error, guarded};
-use crate::Error;
 use crate::contract::Gone;
 use crate::encoding::event_bytes;
+use crate::{Error, Record};
 
 /// What a store has, of which everything was checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,27 +47,14 @@ pub fn verify(path: impl AsRef<Path>) -> Result<Verified, Error> {
 }
 
 pub(super) fn verify_files(files: &dyn Files) -> Result<Verified, Error> {
-    let overlay = Overlay { inside: files.database()?, changes: Mutex::default() };
-    {
-        let mut changes = overlay.changes();
-        let length = overlay.inside.len();
-        changes.length = length.map_err(|source| Error::from_io("read", files.path(), source))?;
-        if changes.length == 0 {
-            return Ok(Verified::default());
-        }
+    let overlay = Overlay::new(files.database()?);
+    let overlay = overlay.map_err(|source| Error::from_io("read", files.path(), source))?;
+    if overlay.changes().length == 0 {
+        return Ok(Verified::default());
     }
     let beside = Newest::read(&*files.newest()?);
     guarded(|| {
-        let mut builder = Database::builder();
-        builder.set_cache_size(16 << 20);
-        let mut database = builder.create_with_backend(overlay).map_err(|error| match error {
-            redb::DatabaseError::Storage(redb::StorageError::Io(error))
-                if error.kind() == io::ErrorKind::InvalidData =>
-            {
-                Error::corrupt("the beginning of the database's file", error.to_string())
-            }
-            other => database_error(other),
-        })?;
+        let mut database = open_overlay(overlay)?;
         match database.check_integrity().map_err(database_error)? {
             true => {}
             false => return Err(Error::corrupt("the pages of the database", "a checksum does not match")),
@@ -80,6 +68,20 @@ pub(super) fn verify_files(files: &dyn Files) -> Result<Verified, Error> {
             return Err(Error::corrupt("the end of the log", what));
         }
         check_tables(&snapshot)
+    })
+}
+
+/// Opens the database, whose changes stay in memory.
+pub(super) fn open_overlay(overlay: Overlay) -> Result<Database, Error> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(16 << 20);
+    builder.create_with_backend(overlay).map_err(|error| match error {
+        redb::DatabaseError::Storage(redb::StorageError::Io(error))
+            if error.kind() == io::ErrorKind::InvalidData =>
+        {
+            Error::corrupt("the beginning of the database's file", error.to_string())
+        }
+        other => database_error(other),
     })
 }
 
@@ -207,11 +209,131 @@ fn check_tables(snapshot: &Snapshot) -> Result<Verified, Error> {
     Ok(Verified { records: all.count, bytes: all.bytes, topics: with_records, newest: row.committed })
 }
 
+/// Gives every record of the store in this directory that is whole, in order, and an error for each place that is
+/// damaged. It changes nothing in the directory, and also reads a store that [`DiskStore::open`] refuses.
+///
+/// Records may be among them that retention did not cover any more. Asynchronous records that were not on the disk
+/// are not.
+///
+/// # Errors
+/// Those of `each`, which ends it. [`Error::Corrupt`] where no part of the file can be read. The others are
+/// those of [`DiskStore::open`].
+///
+/// [`DiskStore::open`]: super::DiskStore::open
+pub fn salvage<E: From<Error>>(
+    path: impl AsRef<Path>,
+    each: impl FnMut(Result<Record, Error>) -> Result<(), E>,
+) -> Result<(), E> {
+    salvage_files(&Directory::existing(path.as_ref())?, each)
+}
+
+pub(super) fn salvage_files<E: From<Error>>(
+    files: &dyn Files,
+    mut each: impl FnMut(Result<Record, Error>) -> Result<(), E>,
+) -> Result<(), E> {
+    let overlay = Overlay::new(files.database()?);
+    let overlay = overlay.map_err(|source| Error::from_io("read", files.path(), source))?;
+    let database = guarded(|| open_overlay(overlay))?;
+    let groups = guarded(|| {
+        database.begin_read().map_err(database_error)?.open_table(GROUPS).map_err(database_error)
+    })?;
+    let mut next = Some(0);
+    while let Some(from) = next {
+        // One group at a time, because the database may panic at any of them.
+        let found = guarded(|| match groups.range(from..).map_err(database_error)?.next() {
+            None => Ok(None),
+            Some(found) => {
+                let (key, bytes) = found.map_err(database_error)?;
+                Ok(Some((key.value(), records_of(key.value(), bytes.value()))))
+            }
+        });
+        match found {
+            Ok(None) => return Ok(()),
+            Ok(Some((key, records))) => {
+                match records {
+                    Ok(records) => records.into_iter().try_for_each(|record| each(Ok(record)))?,
+                    Err(damage) => each(Err(damage))?,
+                }
+                next = key.checked_add(1);
+            }
+            Err(damage) => {
+                each(Err(damage))?;
+                // A group that cannot be reached from both sides is left out.
+                let behind = first_key_behind_damage(&groups, from);
+                next = behind.and_then(|key| if key == from { key.checked_add(1) } else { Some(key) });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn records_of(key: u64, bytes: &[u8]) -> Result<Vec<Record>, Error> {
+    read_group(key, bytes)?.records().map_err(|damage| group_error(key, &damage))
+}
+
+/// A page of the tree that has the groups cannot be read: the key of the first group behind it.
+fn first_key_behind_damage(groups: &ReadOnlyTable<u64, &'static [u8]>, after: u64) -> Option<u64> {
+    let mut first = None;
+    // The keys are read from the end, until one cannot be read.
+    let _ = guarded(|| {
+        for found in groups.range(after..).map_err(database_error)?.rev() {
+            first = Some(found.map_err(database_error)?.0.value());
+        }
+        Ok(())
+    });
+    first
+}
+
+/// The files of a store, whose changes stay in memory.
+pub(super) struct Unchanged {
+    inside: Directory,
+}
+
+impl Unchanged {
+    pub(super) fn new(inside: Directory) -> Unchanged {
+        Unchanged { inside }
+    }
+
+    fn overlay(&self, file: Box<dyn StorageBackend>) -> Result<Box<dyn StorageBackend>, Error> {
+        let overlay = Overlay::new(file);
+        Ok(Box::new(overlay.map_err(|source| Error::from_io("read", self.inside.path(), source))?))
+    }
+}
+
+impl Files for Unchanged {
+    fn database(&self) -> Result<Box<dyn StorageBackend>, Error> {
+        self.overlay(self.inside.database()?)
+    }
+
+    fn complete(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn newest(&self) -> Result<Box<dyn StorageBackend>, Error> {
+        match self.inside.has_newest() {
+            true => self.overlay(self.inside.newest()?),
+            false => Ok(Box::new(InMemoryBackend::new())),
+        }
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn boot(&self) -> u64 {
+        self.inside.boot()
+    }
+
+    fn path(&self) -> &Path {
+        self.inside.path()
+    }
+}
+
 const BLOCK: u64 = 4096;
 
 /// A file whose changes stay in memory.
 #[derive(Debug)]
-struct Overlay {
+pub(super) struct Overlay {
     inside: Box<dyn StorageBackend>,
     changes: Mutex<Changes>,
 }
@@ -223,6 +345,11 @@ struct Changes {
 }
 
 impl Overlay {
+    pub(super) fn new(inside: Box<dyn StorageBackend>) -> io::Result<Overlay> {
+        let changes = Changes { length: inside.len()?, blocks: BTreeMap::new() };
+        Ok(Overlay { inside, changes: Mutex::new(changes) })
+    }
+
     fn changes(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
