@@ -14,8 +14,8 @@ use fanfare_proto::limits::{LogLimits, Retention};
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::rows::{
-    Entry, GROUP_ROW_BYTES, GROUPS, ID_ROW_BYTES, IDS, INDEX, INDEX_ROW_BYTES, StateRow, TOPICS, TopicRow,
-    bucket, encode_entries, read_entries,
+    Entry, GROUP_ROW_BYTES, GROUPS, ID_ROW_BYTES, IDS, INDEX, INDEX_ROW_BYTES, StateRow, TOPIC_ROW_BYTES,
+    TOPICS, TopicRow, bucket, encode_entries, read_entries,
 };
 use super::{Hashes, database_error};
 use crate::contract::Trimmed;
@@ -128,10 +128,12 @@ impl<'t, 's> Edit<'t, 's> {
                 Some(row) => {
                     self.row.empty_topics -= 1;
                     self.row.topics += 1;
+                    self.row.charged += topic_charge(topic);
                     TopicRow { earliest_ms: u64::MAX, ..row }
                 }
                 None => {
                     self.row.topics += 1;
+                    self.row.charged += topic_charge(topic);
                     self.row.next_topic += 1;
                     let gone = self.row.forgotten;
                     TopicRow { key: self.row.next_topic, gone, earliest_ms: u64::MAX, ..TopicRow::default() }
@@ -274,19 +276,19 @@ impl<'t, 's> Edit<'t, 's> {
                 continue;
             };
             *left -= 1;
-            match self.large_topic_of(key)? {
+            match self.large_topic_of(key, left)? {
                 Some((name, row)) => {
                     let (_, front) = self.front(&row)?;
                     let excess = self.row.charged.saturating_sub(self.freed_bytes) - total;
                     let (mut bytes, mut count) = (0, 0);
-                    for entry in front.iter().take(*left) {
+                    for entry in front.iter().take((*left).max(1)) {
                         if bytes >= excess {
                             break;
                         }
                         bytes += entry.bytes;
                         count += 1;
                     }
-                    *left -= self.drop_oldest(&name, count)?;
+                    *left = left.saturating_sub(self.drop_oldest(&name, count)?);
                     rounds = 0;
                 }
                 None => pass.hand = key + 1,
@@ -296,8 +298,9 @@ impl<'t, 's> Edit<'t, 's> {
     }
 
     /// A topic of this group that has at least as many bytes as the mean of all topics. There is one in some
-    /// group.
-    fn large_topic_of(&mut self, key: u64) -> Result<Option<(Topic, TopicRow)>, Error> {
+    /// group. Each topic that it looks at is a step. Where there are not enough of them for all, it is the
+    /// largest of those.
+    fn large_topic_of(&mut self, key: u64, left: &mut usize) -> Result<Option<(Topic, TopicRow)>, Error> {
         let mean = self.row.topic_bytes / self.row.topics.max(1);
         let names: Vec<Topic> = {
             let group = self.group(key)?;
@@ -305,13 +308,19 @@ impl<'t, 's> Edit<'t, 's> {
             records.flat_map(|record| record.event.topics().iter().cloned()).collect()
         };
         let mut before: Option<&Topic> = None;
+        let mut largest: Option<(&Topic, TopicRow)> = None;
         for name in &names {
             if before == Some(name) {
                 continue;
             }
             before = Some(name);
-            if let Some(row) = self.topic(name)?.filter(|row| row.records > 0 && row.bytes >= mean) {
-                return Ok(Some((name.clone(), row)));
+            let Some(row) = self.topic(name)?.filter(|row| row.records > 0) else { continue };
+            if largest.is_none_or(|(_, largest)| row.bytes > largest.bytes) {
+                largest = Some((name, row));
+            }
+            *left = left.saturating_sub(1);
+            if row.bytes >= mean || *left == 0 {
+                return Ok(largest.map(|(name, row)| (name.clone(), row)));
             }
         }
         Ok(None)
@@ -338,6 +347,7 @@ impl<'t, 's> Edit<'t, 's> {
         if row.records == 0 {
             self.row.topics -= 1;
             self.row.empty_topics += 1;
+            self.row.charged = self.row.charged.saturating_sub(topic_charge(name));
         }
         self.change(name, row);
         for entry in dropped {
@@ -484,6 +494,11 @@ impl<'t, 's> Edit<'t, 's> {
         self.row.charged = self.row.charged.saturating_sub(bytes);
         Ok(())
     }
+}
+
+/// What a topic with records is charged with.
+pub(super) fn topic_charge(topic: &Topic) -> u64 {
+    TOPIC_ROW_BYTES + topic.as_str().len() as u64
 }
 
 pub(super) fn read_group(key: u64, bytes: &[u8]) -> Result<Group<'_>, Error> {

@@ -24,6 +24,7 @@ use crate::{Error, Record};
 struct Loaded {
     unindexed: Vec<Unindexed>,
     unindexed_bytes: u64,
+    unindexed_topics: usize,
     oldest: u64,
 }
 
@@ -62,6 +63,7 @@ impl DiskStore {
             row,
             unindexed: loaded.unindexed,
             unindexed_bytes: loaded.unindexed_bytes,
+            unindexed_topics: loaded.unindexed_topics,
             unsynced: Vec::new(),
             unsynced_bytes: 0,
             newest,
@@ -255,7 +257,7 @@ fn cut_by_numbers(row: &StateRow, beside: Newest, boot: u64) -> Option<Cut> {
 fn load(database: &Database, row: &StateRow) -> Result<Loaded, Error> {
     let reading = database.begin_read().map_err(database_error)?;
     let groups = reading.open_table(GROUPS).map_err(database_error)?;
-    let mut loaded = Loaded { unindexed: Vec::new(), unindexed_bytes: 0, oldest: 0 };
+    let mut loaded = Loaded { unindexed: Vec::new(), unindexed_bytes: 0, unindexed_topics: 0, oldest: 0 };
     if let Some((key, bytes)) = groups.first().map_err(database_error)? {
         loaded.oldest = read_group(key.value(), bytes.value())?.numbers().next().unwrap_or(0);
     }
@@ -264,6 +266,7 @@ fn load(database: &Database, row: &StateRow) -> Result<Loaded, Error> {
         let group = read_group(key.value(), bytes.value())?;
         for record in group.records().map_err(|damage| group_error(key.value(), &damage))? {
             loaded.unindexed_bytes += encoded_bytes(&record);
+            loaded.unindexed_topics += record.event.topics().len();
             loaded.unindexed.push(Unindexed { record: Arc::new(record), group: key.value() });
         }
     }

@@ -34,6 +34,8 @@ pub(super) const STATE_KEY: &str = "state";
 /// What a row of the index costs on the disk beside its bytes: key, lengths, and the room that is free in a
 /// page of a tree.
 pub(super) const INDEX_ROW_BYTES: u64 = 40;
+/// What the row of a topic with records costs beside its name and its bytes.
+pub(super) const TOPIC_ROW_BYTES: u64 = 64;
 /// What a row of own ids costs.
 pub(super) const ID_ROW_BYTES: u64 = 48;
 /// What a group costs beside its bytes.
@@ -68,7 +70,7 @@ pub(super) struct StateRow {
     /// Those of them that are not indexed.
     pub(super) tail_records: u64,
     pub(super) tail_bytes: u64,
-    /// What groups, index and ids take, by [`GROUP_ROW_BYTES`] and the others.
+    /// What groups, topics with records, index and ids take, by [`GROUP_ROW_BYTES`] and the others.
     pub(super) charged: u64,
     /// Records that were ever committed, and their encoded bytes.
     pub(super) ever_records: u64,

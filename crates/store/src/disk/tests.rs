@@ -821,6 +821,43 @@ fn the_file_is_bounded() {
     verify_files(&disk).unwrap();
 }
 
+/// Once, the pass over all topics took every step of a trim, an append made room for a few topics of each record,
+/// and names were not charged: with events of 64 new topics the file grew without an end.
+#[test]
+fn the_file_is_bounded_with_events_of_many_new_topics() {
+    const TOTAL: usize = 2 << 20;
+    let disk = Disk::default();
+    let store = disk.open(ageless().with_total_bytes(TOTAL)).unwrap();
+    let (mut number, mut largest) = (0, 0);
+    for round in 0..500 {
+        let group: Vec<Record> = (0..8)
+            .map(|_| {
+                number += 1;
+                let name = |topic: usize| Topic::new(format!("{number}/{topic}/{:0>200}", "")).unwrap();
+                let mut event = Event::new(name(0)).with_data("x");
+                for topic in 1..64 {
+                    event = event.with_topic(name(topic)).unwrap();
+                }
+                Record { number, published_ms: number, event }
+            })
+            .collect();
+        append(&store, &group);
+        // As often as the engine has time for it beside appends.
+        if round % 4 == 0 {
+            store.trim(number, 1024).unwrap();
+        }
+        largest = largest.max(disk.bytes());
+        let charged = store.writer().row.charged as usize;
+        assert!(charged <= TOTAL / 8 * 9 + (1 << 20), "{charged} bytes are charged in round {round}");
+    }
+    // So much is noted of topics that are gone, and the names of all others are charged.
+    let names = 500 * 8 * 64 * (160 + 210);
+    let bound = 2 * (TOTAL / 8 * 9 + (16 << 20)) + names.min(100_000 * (160 + 210));
+    assert!(largest <= bound, "{largest} of {bound} bytes");
+    drop(store);
+    verify_files(&disk).unwrap();
+}
+
 /// Many topics that come and go: what is remembered of them is bounded, and no gap is hidden.
 #[test]
 fn topics_that_are_forgotten_hide_no_gap() {

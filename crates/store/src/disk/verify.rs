@@ -10,7 +10,7 @@ use fanfare_proto::event::Topic;
 use redb::backends::InMemoryBackend;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend};
 
-use super::edit::{group_error, read_group};
+use super::edit::{group_error, read_group, topic_charge};
 use super::files::{Directory, Files, Newest};
 use super::read::Snapshot;
 use super::rows::{
@@ -168,6 +168,7 @@ fn check_tables(snapshot: &Snapshot) -> Result<Verified, Error> {
     for (topic, (of_topic, sums)) in &known {
         let indexed = by_key.remove(&of_topic.key).unwrap_or_default();
         let counted = (of_topic.records, of_topic.bytes);
+        charged += if of_topic.records > 0 { topic_charge(topic) } else { 0 };
         if indexed != *sums || counted != (sums.count, sums.bytes) {
             let what = format!(
                 "its row says {counted:?} records and bytes, its index has {:?}, and the groups have {:?}",
