@@ -15,7 +15,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::rows::{
     Entry, GROUP_ROW_BYTES, GROUPS, ID_ROW_BYTES, IDS, INDEX, INDEX_ROW_BYTES, StateRow, TOPICS, TopicRow,
-    bucket, encode_entries, read_entries,
+    encode_entries, read_entries,
 };
 use super::{Hashes, database_error};
 use crate::contract::Trimmed;
@@ -57,7 +57,7 @@ pub(super) struct Edit<'t, 's> {
     groups: Table<'t, u64, &'static [u8]>,
     topics: Table<'t, &'static str, &'static [u8]>,
     index: Table<'t, (u64, u64), &'static [u8]>,
-    ids: Table<'t, (u64, u64, u64), ()>,
+    ids: Table<'t, (u64, u64), ()>,
     changed_topics: HashMap<Topic, TopicEdit>,
     open_groups: BTreeMap<u64, GroupEdit>,
     pub(super) trimmed: Trimmed,
@@ -116,7 +116,7 @@ impl<'t, 's> Edit<'t, 's> {
             }
             if let Some(id) = record.event.id() {
                 let hash = self.hashes.identity(id, record.event.topics());
-                self.ids.insert((bucket(record.number), hash, record.number), ()).map_err(database_error)?;
+                self.ids.insert((hash, record.number), ()).map_err(database_error)?;
                 self.row.charged += ID_ROW_BYTES;
             }
             self.row.indexed = record.number;
@@ -361,7 +361,7 @@ impl<'t, 's> Edit<'t, 's> {
         self.group(group)?.is_changed = true;
         if let Some(id) = record.event.id() {
             let hash = self.hashes.identity(id, record.event.topics());
-            self.ids.remove((bucket(number), hash, number)).map_err(database_error)?;
+            self.ids.remove((hash, number)).map_err(database_error)?;
             self.row.charged = self.row.charged.saturating_sub(ID_ROW_BYTES);
         }
         let bytes = event_bytes(&record.event) as u64;

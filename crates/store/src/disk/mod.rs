@@ -41,9 +41,13 @@
 //! # What can be lost
 //!
 //! Nothing that was committed, by any end of the process or a power cut, if the disk keeps what it has
-//! synced. [`Opening`] says what is missing all the same: asynchronous records, and committed ones if the
-//! disk is damaged. Their numbers are never given again, and subscribers that ask for older numbers are told
-//! of a gap.
+//! synced. [`Opening`] says what is missing all the same: asynchronous records, and committed ones at the end
+//! if the disk has not kept them. Their numbers are never given again: numbers are reserved in the database
+//! before asynchronous records get them, and go on above the reserve after a crash. Subscribers that ask for
+//! older numbers are told of a gap.
+//!
+//! Damage that a power cut does not explain is an error with its place, and nothing is removed. [`salvage`]
+//! reads what is whole.
 
 use std::fmt;
 use std::io;
@@ -325,12 +329,17 @@ impl DiskStore {
         if !writer.is_stuck {
             return Ok(());
         }
+        // To open it reads the whole file.
+        self.check_room(0)?;
         if self.open_again(writer)? != writer.row {
             let cause = "the disk was full, and the database has another state than before".to_owned();
             writer.broken = Some(cause.clone());
             return Err(Error::Broken { cause });
         }
-        Ok(())
+        match writer.is_stuck {
+            true => Err(Error::Full { path: self.files.path().to_owned() }),
+            false => Ok(()),
+        }
     }
 
     /// Makes one write transaction. Its work changes the row of the state that it is given, which is written
@@ -392,10 +401,8 @@ impl DiskStore {
             return Err(Error::Broken { cause: failure.text });
         }
         writer.is_stuck = true;
-        // Readers need the database. Where there is not even the room to open it, the next append tries again,
-        // and here it is opened with its changes in memory.
-        let found = self.open_again(writer).or_else(|_| self.row_on_disk());
-        match (found, tried) {
+        // Readers need the database.
+        match (self.open_again(writer), tried) {
             (Ok(found), Some(tried)) if found == tried => {
                 writer.row = tried;
                 Ok(())
