@@ -387,8 +387,8 @@ settings! {
         /// not exist.
         data: Option<PathBuf> = optional(path(), "none", "events are in memory alone").value_name("DIR");
         /// When a publish is answered, and its events are sent: `commit`, when they are on stable storage and
-        /// survive a power cut; `async`, when they are written, and a power cut loses those of the last
-        /// second.
+        /// survive a power cut; `async`, at once, and a power cut, a crash or `kill -9` loses those of the
+        /// last second.
         durability: Durability = one(choice(vec![
             ("commit", "", Durability::Commit),
             ("async", "", Durability::Async),

@@ -1,7 +1,8 @@
 //! What the contract of [`Store`] says, as tests of any store.
 //!
-//! A store's own test calls [`all`] with a function that makes an empty store with the given bounds. Each
-//! check panics with what is wrong.
+//! A store's own test calls [`all`] with a function that makes an empty store with the given bounds. A store that
+//! outlives its process calls [`it_is_the_same_after_it_is_opened_again`] as well, and one whose storage a test can
+//! make fail calls [`a_failed_append_leaves_nothing_visible`]. Each check panics with what is wrong.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use fanfare_proto::event::{Event, EventId, EventType, Retry, Topic};
 use fanfare_proto::limits::{LogLimits, Retention, RetentionRule};
 
-use crate::contract::{Bounds, Durability, Gone, Page, Query, Store, Trimmed};
+use crate::contract::{Bounds, Durability, Gone, Page, Query, State, Store, Trimmed};
 use crate::encoding::event_bytes;
 use crate::{Error, Record};
 
@@ -38,6 +39,8 @@ pub fn all(make: Make<'_>) {
     the_total_bound_takes_from_large_topics(make);
     trims_are_slices(make);
     readers_see_a_growing_beginning(make);
+    readers_beside_trims_are_told_what_is_gone(make);
+    the_epoch_stays(make);
     it_does_what_a_plain_list_does(make);
 }
 
@@ -503,6 +506,145 @@ pub fn readers_see_a_growing_beginning(make: Make<'_>) {
             assert_eq!(reader.join().expect("a reader"), RECORDS);
         }
     });
+}
+
+/// Reads that run beside trims leave nothing out without saying so, and a search gives the right record or none.
+pub fn readers_beside_trims_are_told_what_is_gone(make: Make<'_>) {
+    const RECORDS: u64 = 3000;
+    let retention = Retention::default().with_age(Duration::MAX).with_events(20);
+    let store = make(LogLimits::default().with_retention(retention));
+    let with_id = |number: u64| {
+        let record = record(number, &[["a", "b"][(number % 2) as usize]]);
+        Record { event: record.event.clone().with_id(own_id(&number.to_string())), ..record }
+    };
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = [None, Some(0), Some(1)]
+            .into_iter()
+            .map(|wanted: Option<u64>| {
+                let (store, is_done) = (&*store, &is_done);
+                scope.spawn(move || {
+                    let topics: Vec<Topic> =
+                        wanted.iter().map(|rest| topic(["a", "b"][*rest as usize])).collect();
+                    let query = if topics.is_empty() { Query::All } else { Query::Topics(&topics) };
+                    let is_wanted = |number: &u64| wanted.is_none_or(|rest| number % 2 == rest);
+                    let bounds = Bounds { records: 7, ..Bounds::default() };
+                    let (mut seen, mut pages) = (0, 0);
+                    while !is_done.load(Ordering::Acquire) || seen < RECORDS {
+                        let page = store.read(query, seen, bounds).expect("a page");
+                        let read = numbers(&page);
+                        let missing = (seen + 1..=page.up_to)
+                            .filter(is_wanted)
+                            .find(|number| *number > page.gone.newest && !read.contains(number));
+                        assert_eq!(missing, None, "after {seen} in {page:?}");
+                        assert!(page.records.iter().all(|found| *found == with_id(found.number)));
+                        if let Some(last) = page.records.last() {
+                            let (id, topics) = (last.event.id().expect("it has one"), last.event.topics());
+                            let found = store.find(id, topics).expect("a search");
+                            assert!(found.is_none_or(|found| found == *last));
+                        }
+                        // It falls behind now and then, so that it meets what is gone.
+                        pages += 1;
+                        seen = if pages % 50 == 0 { page.up_to.saturating_sub(40) } else { page.up_to };
+                    }
+                })
+            })
+            .collect();
+        for first in (1..RECORDS).step_by(10) {
+            append(&*store, &(first..first + 10).map(with_id).collect::<Vec<_>>());
+            store.trim(0, 15).expect("a trim");
+        }
+        is_done.store(true, Ordering::Release);
+        for reader in readers {
+            reader.join().expect("a reader");
+        }
+    });
+}
+
+/// Nothing that is done to a store changes its epoch.
+pub fn the_epoch_stays(make: Make<'_>) {
+    let store = make(ageless().with_rules(vec![events_rule("a", 1)]));
+    let epoch = store.state().epoch;
+    append(&*store, &[record(1, &["a"]), record(2, &["a"])]);
+    store.append(&[record(3, &["b"])], Durability::Async).expect("an append");
+    store.trim(0, 100).expect("a trim");
+    store.sync().expect("a sync");
+    assert!(store.append(&[record(3, &["b"])], Durability::Commit).is_err());
+    assert_eq!(store.state().epoch, epoch);
+}
+
+/// A store that is closed and opened again is the same store. `open` opens it, and makes it at the first call. The
+/// store of the call before is closed then.
+///
+/// # Panics
+/// The store does not do what the contract says.
+pub fn it_is_the_same_after_it_is_opened_again(open: &dyn Fn(LogLimits) -> Box<dyn Store>) {
+    let limits = || ageless().with_rules(vec![events_rule("few", 2)]);
+    let store = open(limits());
+    assert_eq!((store.state().newest, store.state().records), (0, 0));
+    let with_id = Record { event: record(2, &["a"]).event.with_id(own_id("7")), ..record(2, &["a"]) };
+    append(&*store, &[record(1, &["few"]), with_id.clone(), record(3, &["few"])]);
+    append(&*store, &[record(5, &["few"]), record(9, &["few"])]);
+    trim_all(&*store, 0);
+    store.append(&[record(11, &["a"])], Durability::Async).expect("an append");
+    let few = [topic("few")];
+    let before = (
+        State { synced: 11, ..store.state() },
+        read_all(&*store, Query::All, 0, Bounds::default()),
+        store.read(Query::Topics(&few), 0, Bounds::default()).expect("a page"),
+    );
+    drop(store);
+    for _ in 0..2 {
+        let store = open(limits());
+        let now = (
+            store.state(),
+            read_all(&*store, Query::All, 0, Bounds::default()),
+            store.read(Query::Topics(&few), 0, Bounds::default()).expect("a page"),
+        );
+        assert_eq!(now, before);
+        assert_eq!(store.find(&own_id("7"), &[topic("a")]).expect("a search"), Some(with_id.clone()));
+        for number in [3, 11] {
+            let refused = store.append(&[record(number, &["a"])], Durability::Commit);
+            assert!(matches!(refused, Err(Error::Order { .. })), "the number {number} is given again");
+        }
+    }
+    // What is gone stays gone, and the newest number too, where no record has it any more.
+    let nothing = Retention::default().with_age(Duration::MAX).with_events(0);
+    let store = open(ageless().with_retention(nothing));
+    trim_all(&*store, 0);
+    drop(store);
+    let store = open(limits());
+    assert_eq!((store.state().newest, store.state().records, store.state().oldest), (11, 0, 0));
+    assert_eq!(store.read(Query::All, 0, Bounds::default()).expect("a page").gone.newest, 11);
+    append(&*store, &[record(12, &["a"])]);
+    assert_eq!(store.state().epoch, before.0.epoch);
+}
+
+/// An append that fails leaves nothing that anyone can read or find, and the store goes on where the failure
+/// passes ([`Error::is_passing`]). `fail` says whether the storage of the store fails from now on.
+///
+/// # Panics
+/// The store does not do what the contract says.
+pub fn a_failed_append_leaves_nothing_visible(store: &dyn Store, fail: &dyn Fn(bool)) {
+    append(store, &[record(1, &["a"])]);
+    let lost = Record { event: record(2, &["a"]).event.with_id(own_id("7")), ..record(2, &["a"]) };
+    for durability in [Durability::Commit, Durability::Async, Durability::Commit] {
+        let before = store.state();
+        fail(true);
+        let failed = store.append(&[lost.clone(), record(3, &["b"])], durability);
+        fail(false);
+        let Err(error) = failed else { panic!("an append that fails says so") };
+        assert_eq!(store.state(), before, "{error}");
+        assert_eq!(read_numbers(store, Query::All), [1]);
+        assert_eq!(read_numbers(store, Query::Topics(&[topic("b")])), []);
+        assert_eq!(store.find(&own_id("7"), &[topic("a")]).expect("a search"), None);
+        if !error.is_passing() {
+            return;
+        }
+    }
+    append(store, &[lost.clone(), record(3, &["b"])]);
+    assert_eq!(read_numbers(store, Query::All), [1, 2, 3]);
+    assert_eq!(store.find(&own_id("7"), &[topic("a")]).expect("a search"), Some(lost));
 }
 
 /// A random number of a fixed sequence, so that a failure comes again.

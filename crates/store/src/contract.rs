@@ -72,8 +72,8 @@ pub trait Store: Send + Sync {
 pub enum Durability {
     /// When the records are on stable storage: they survive a power cut.
     Commit,
-    /// At once. The records may be lost until the next commit or [`Store::sync`], even if only the process
-    /// ends.
+    /// At once. Until the next commit or [`Store::sync`] the records may be in the memory of the process alone:
+    /// they are lost when it is killed or crashes, and not only by a power cut.
     Async,
 }
 

@@ -46,6 +46,15 @@ pub enum Error {
         /// The newest version that can be read.
         supported: u32,
     },
+    /// The store was written by a version whose format is not read any more.
+    Older {
+        /// The directory.
+        path: PathBuf,
+        /// The version of its format.
+        found: u32,
+        /// The only version that can be read.
+        supported: u32,
+    },
     /// The process may not read or write the files.
     Denied {
         /// The file or directory.
@@ -155,6 +164,11 @@ impl fmt::Display for Error {
             Error::Newer { path, found, supported } => write!(
                 f,
                 "the store in {} has the format {found}, and this version reads formats up to {supported}; use the version that wrote it, or a newer one",
+                path.display()
+            ),
+            Error::Older { path, found, supported } => write!(
+                f,
+                "the store in {} has the format {found}, and this version reads format {supported}; export it with the version that wrote it (`fanfare log export`), and import it into a new directory",
                 path.display()
             ),
             Error::Denied { path } => write!(

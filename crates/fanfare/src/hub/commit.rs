@@ -219,7 +219,7 @@ pub(crate) struct Committer {
     syncs_at: Duration,
 }
 
-/// How long events may be in no more than the memory of the kernel with [`Durability::Async`].
+/// How long events may be in no more than the memory of the process with [`Durability::Async`].
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 impl Committer {

@@ -15,7 +15,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::rows::{
     Entry, GROUP_ROW_BYTES, GROUPS, ID_ROW_BYTES, IDS, INDEX, INDEX_ROW_BYTES, StateRow, TOPIC_ROW_BYTES,
-    TOPICS, TopicRow, bucket, encode_entries, read_entries,
+    TOPICS, TopicRow, encode_entries, read_entries,
 };
 use super::{Hashes, database_error};
 use crate::contract::Trimmed;
@@ -26,6 +26,10 @@ use crate::{Error, Record};
 /// Topics without records of which it is remembered what is gone. Beyond it, the pass over the topics forgets
 /// some, and their subscribers may be told of gaps that are none.
 pub(super) const EMPTY_TOPICS: u64 = 100_000;
+
+/// With so many, a topic that loses its last record is forgotten at once: the pass over the topics has not come
+/// far enough.
+const MOST_EMPTY_TOPICS: u64 = EMPTY_TOPICS + EMPTY_TOPICS / 4;
 
 /// Topics that one slice reads at a time.
 const TOPICS_AT_A_TIME: usize = 256;
@@ -46,8 +50,9 @@ pub(super) struct Unindexed {
 pub(super) struct Pass {
     /// The next topic of the pass over all topics.
     pub(super) topic: Option<String>,
-    /// The group in which the next large topic is looked for.
+    /// The group in which the next large topic is looked for, and the place in it.
     pub(super) hand: u64,
+    pub(super) hand_topic: usize,
 }
 
 pub(super) struct Edit<'t, 's> {
@@ -57,7 +62,7 @@ pub(super) struct Edit<'t, 's> {
     groups: Table<'t, u64, &'static [u8]>,
     topics: Table<'t, &'static str, &'static [u8]>,
     index: Table<'t, (u64, u64), &'static [u8]>,
-    ids: Table<'t, (u64, u64, u64), ()>,
+    ids: Table<'t, (u64, u64), ()>,
     changed_topics: HashMap<Topic, TopicEdit>,
     open_groups: BTreeMap<u64, GroupEdit>,
     pub(super) trimmed: Trimmed,
@@ -116,7 +121,7 @@ impl<'t, 's> Edit<'t, 's> {
             }
             if let Some(id) = record.event.id() {
                 let hash = self.hashes.identity(id, record.event.topics());
-                self.ids.insert((bucket(record.number), hash, record.number), ()).map_err(database_error)?;
+                self.ids.insert((hash, record.number), ()).map_err(database_error)?;
                 self.row.charged += ID_ROW_BYTES;
             }
             self.row.indexed = record.number;
@@ -257,10 +262,13 @@ impl<'t, 's> Edit<'t, 's> {
     }
 
     /// Takes from large topics until the store is within its bound. True: it is.
+    ///
+    /// A hand goes over the groups, and over the topics of each: what it finds that has at least as many bytes
+    /// as the mean of all topics loses its oldest records. There is such a topic in some group. Each topic that
+    /// it looks at is a step, and each record that goes is one.
     pub(super) fn make_room(&mut self, pass: &mut Pass, left: &mut usize) -> Result<bool, Error> {
-        let total = self.limits.total_bytes as u64;
         let mut rounds = 0;
-        while self.row.charged.saturating_sub(self.freed_bytes) > total && self.row.topics > 0 {
+        while self.excess() > 0 && self.row.topics > 0 {
             if *left == 0 {
                 return Ok(false);
             }
@@ -272,58 +280,62 @@ impl<'t, 's> Edit<'t, 's> {
                 if rounds > 1 {
                     return Ok(true);
                 }
-                pass.hand = 0;
+                (pass.hand, pass.hand_topic) = (0, 0);
                 continue;
             };
-            *left -= 1;
-            match self.large_topic_of(key, left)? {
-                Some((name, row)) => {
-                    let (_, front) = self.front(&row)?;
-                    let excess = self.row.charged.saturating_sub(self.freed_bytes) - total;
-                    let (mut bytes, mut count) = (0, 0);
-                    for entry in front.iter().take((*left).max(1)) {
-                        if bytes >= excess {
-                            break;
-                        }
-                        bytes += entry.bytes;
-                        count += 1;
-                    }
-                    *left = left.saturating_sub(self.drop_oldest(&name, count)?);
-                    rounds = 0;
-                }
-                None => pass.hand = key + 1,
+            if key != pass.hand {
+                (pass.hand, pass.hand_topic) = (key, 0);
             }
+            let names = self.topics_of_group(key)?;
+            while let Some(name) = names.get(pass.hand_topic) {
+                if *left == 0 || self.excess() == 0 {
+                    return Ok(self.excess() == 0);
+                }
+                *left -= 1;
+                let dropped = self.take_from_large(name, *left)?;
+                *left = left.saturating_sub(dropped);
+                match dropped {
+                    0 => pass.hand_topic += 1,
+                    _ => rounds = 0,
+                }
+            }
+            (pass.hand, pass.hand_topic) = (key + 1, 0);
         }
         Ok(true)
     }
 
-    /// A topic of this group that has at least as many bytes as the mean of all topics. There is one in some
-    /// group. Each topic that it looks at is a step. Where there are not enough of them for all, it is the
-    /// largest of those.
-    fn large_topic_of(&mut self, key: u64, left: &mut usize) -> Result<Option<(Topic, TopicRow)>, Error> {
+    /// Charged bytes above the bound.
+    fn excess(&self) -> u64 {
+        let charged = self.row.charged.saturating_sub(self.freed_bytes);
+        charged.saturating_sub(self.limits.total_bytes as u64)
+    }
+
+    /// The topics of the group's records, some of them more than once.
+    fn topics_of_group(&mut self, key: u64) -> Result<Vec<Topic>, Error> {
+        let records = self.group(key)?.records.iter().flatten();
+        let mut names: Vec<Topic> =
+            records.flat_map(|record| record.event.topics().iter().cloned()).collect();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Drops the oldest records of a topic that is large: those of its first row in the index that make room
+    /// enough, and at most `most`, but one in any case. Answers how many.
+    fn take_from_large(&mut self, name: &Topic, most: usize) -> Result<usize, Error> {
         let mean = self.row.topic_bytes / self.row.topics.max(1);
-        let names: Vec<Topic> = {
-            let group = self.group(key)?;
-            let records = group.records.iter().flatten();
-            records.flat_map(|record| record.event.topics().iter().cloned()).collect()
+        let Some(row) = self.topic(name)?.filter(|row| row.records > 0 && row.bytes >= mean) else {
+            return Ok(0);
         };
-        let mut before: Option<&Topic> = None;
-        let mut largest: Option<(&Topic, TopicRow)> = None;
-        for name in &names {
-            if before == Some(name) {
-                continue;
+        let (_, front) = self.front(&row)?;
+        let (excess, mut bytes, mut count) = (self.excess(), 0, 0);
+        for entry in front.iter().take(most.max(1)) {
+            if bytes >= excess {
+                break;
             }
-            before = Some(name);
-            let Some(row) = self.topic(name)?.filter(|row| row.records > 0) else { continue };
-            if largest.is_none_or(|(_, largest)| row.bytes > largest.bytes) {
-                largest = Some((name, row));
-            }
-            *left = left.saturating_sub(1);
-            if row.bytes >= mean || *left == 0 {
-                return Ok(largest.map(|(name, row)| (name.clone(), row)));
-            }
+            bytes += entry.bytes;
+            count += 1;
         }
-        Ok(None)
+        self.drop_oldest(name, count)
     }
 
     /// Drops so many of the topic's oldest records, and not more than the first row of its index has.
@@ -353,6 +365,9 @@ impl<'t, 's> Edit<'t, 's> {
         for entry in dropped {
             self.drop_if_gone(group, entry.number)?;
         }
+        if row.records == 0 && self.row.empty_topics > MOST_EMPTY_TOPICS {
+            self.forget_some(name, row);
+        }
         Ok(count)
     }
 
@@ -371,7 +386,7 @@ impl<'t, 's> Edit<'t, 's> {
         self.group(group)?.is_changed = true;
         if let Some(id) = record.event.id() {
             let hash = self.hashes.identity(id, record.event.topics());
-            self.ids.remove((bucket(number), hash, number)).map_err(database_error)?;
+            self.ids.remove((hash, number)).map_err(database_error)?;
             self.row.charged = self.row.charged.saturating_sub(ID_ROW_BYTES);
         }
         let bytes = event_bytes(&record.event) as u64;

@@ -178,6 +178,9 @@ fn check_content(path: &Path) -> Result<bool, Error> {
         (Ok(_), Some(found)) if found > FORMAT => {
             Err(Error::Newer { path: path.to_owned(), found, supported: FORMAT })
         }
+        (Ok(_), Some(found)) if found < FORMAT => {
+            Err(Error::Older { path: path.to_owned(), found, supported: FORMAT })
+        }
         (Ok(_), Some(FORMAT)) => Ok(false),
         _ => Err(not_a_store(MARKER.to_owned())),
     }

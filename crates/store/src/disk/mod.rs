@@ -20,17 +20,17 @@
 //!
 //! # The size of the file
 //!
-//! `total_bytes` bounds what is *charged*: encoded groups, rows of the index and of own ids, with what these
-//! cost in pages that are not full. Appends make room themselves when more than `9/8 * total_bytes` are
-//! charged and no trim has made room. A tree of pages of 4 KiB takes at most twice what is in it, and a large
-//! group takes a power of two of pages. Pages are used again two commits after they were freed. So
+//! `total_bytes` bounds what is *charged*: encoded groups, topics with records, rows of the index and of own
+//! ids, with what these cost in pages that are not full. Appends make room themselves when more than
+//! `9/8 * total_bytes` are charged and no trim has made room. A large group takes a power of two of pages.
+//! Pages are used again two commits after they were freed. The file doubles where it grows. So
 //!
 //! ```text
-//! file <= 2 * (9/8 * total_bytes + 16 MiB) + 160 bytes * topics
+//! file <= 2 * (9/8 * total_bytes + 16 MiB + (160 bytes + name) * topics)
 //! ```
 //!
-//! where 16 MiB stand for the tail and for one large group, and the topics are those with records and up to
-//! 100,000 without. The file does not become smaller.
+//! where 16 MiB stand for the tail and for one large group, and the topics are those without records, of which
+//! up to 125,000 are remembered, so that no gap is told that is none. The file does not become smaller.
 //!
 //! # What an append may wait for
 //!
@@ -41,9 +41,13 @@
 //! # What can be lost
 //!
 //! Nothing that was committed, by any end of the process or a power cut, if the disk keeps what it has
-//! synced. [`Opening`] says what is missing all the same: asynchronous records, and committed ones if the
-//! disk is damaged. Their numbers are never given again, and subscribers that ask for older numbers are told
-//! of a gap.
+//! synced. [`Opening`] says what is missing all the same: asynchronous records, and committed ones at the end
+//! if the disk has not kept them. Their numbers are never given again: numbers are reserved in the database
+//! before asynchronous records get them, and go on above the reserve after a crash. Subscribers that ask for
+//! older numbers are told of a gap.
+//!
+//! Damage that a power cut does not explain is an error with its place, and nothing is removed. [`salvage`]
+//! reads what is whole.
 
 use std::fmt;
 use std::io;
@@ -328,12 +332,17 @@ impl DiskStore {
         if !writer.is_stuck {
             return Ok(());
         }
+        // To open it reads the whole file.
+        self.check_room(0)?;
         if self.open_again(writer)? != writer.row {
             let cause = "the disk was full, and the database has another state than before".to_owned();
             writer.broken = Some(cause.clone());
             return Err(Error::Broken { cause });
         }
-        Ok(())
+        match writer.is_stuck {
+            true => Err(Error::Full { path: self.files.path().to_owned() }),
+            false => Ok(()),
+        }
     }
 
     /// Makes one write transaction. Its work changes the row of the state that it is given, which is written
@@ -395,10 +404,8 @@ impl DiskStore {
             return Err(Error::Broken { cause: failure.text });
         }
         writer.is_stuck = true;
-        // Readers need the database. Where there is not even the room to open it, the next append tries again,
-        // and here it is opened with its changes in memory.
-        let found = self.open_again(writer).or_else(|_| self.row_on_disk());
-        match (found, tried) {
+        // Readers need the database.
+        match (self.open_again(writer), tried) {
             (Ok(found), Some(tried)) if found == tried => {
                 writer.row = tried;
                 Ok(())

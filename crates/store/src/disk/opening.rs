@@ -89,26 +89,28 @@ impl DiskStore {
     }
 
     /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait for
-    /// as long as it takes to check the whole file. Returns the row of the state that is in it: that of the
-    /// transaction that has failed, or the one before.
+    /// as long as it takes to check the whole file. Where there is not even the room to open it, its changes
+    /// stay in memory: readers have it, and the store is stuck as before. Returns the row of the state that is
+    /// in it: that of the transaction that has failed, or the one before.
     pub(super) fn open_again(&self, writer: &mut Writer) -> Result<StateRow, Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // It has to be closed before it is opened.
         *database = None;
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let (opened, _) = open_database(&*self.files, self.cache_bytes, &self.failure)?;
+        let forget = || *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        forget();
+        let (opened, is_stuck) = match open_database(&*self.files, self.cache_bytes, &self.failure) {
+            Ok((opened, _)) => (opened, false),
+            Err(_) => {
+                forget();
+                let overlay = Overlay::new(self.files.database()?);
+                let overlay = overlay.map_err(|source| Error::from_io("read", self.files.path(), source))?;
+                (guarded(|| open_overlay(overlay))?, true)
+            }
+        };
         let row = guarded(|| Ok(Snapshot::of(&opened)?.row))?;
         *database = Some(opened);
-        writer.is_stuck = false;
+        writer.is_stuck = is_stuck;
         Ok(row)
-    }
-
-    /// The row of the state that is in the file, which is closed: this works on a full disk, too, because it
-    /// changes nothing.
-    pub(super) fn row_on_disk(&self) -> Result<StateRow, Error> {
-        let overlay = Overlay::new(self.files.database()?)
-            .map_err(|source| Error::from_io("read", self.files.path(), source))?;
-        guarded(|| Ok(Snapshot::of(&open_overlay(overlay)?)?.row))
     }
 }
 

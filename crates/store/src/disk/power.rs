@@ -41,6 +41,7 @@ struct Content {
     failing_writes: Option<i32>,
     failing_writes_after: Option<(u64, i32)>,
     failing_newest: Option<i32>,
+    reads: u64,
     free_bytes: Option<u64>,
     is_complete: bool,
     boot: u64,
@@ -134,6 +135,11 @@ impl Disk {
     /// Writes of the file of the newest record fail.
     pub(super) fn fail_newest(&self, errno: Option<i32>) {
         self.content().failing_newest = errno;
+    }
+
+    /// How often the files were read.
+    pub(super) fn reads(&self) -> u64 {
+        self.content().reads
     }
 
     /// Whether a write has failed that was to fail.
@@ -313,7 +319,8 @@ impl StorageBackend for Handle {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let content = self.disk.content();
+        let mut content = self.disk.content();
+        content.reads += 1;
         let bytes = &content.files[self.file].current;
         let range = offset as usize..offset as usize + out.len();
         out.copy_from_slice(bytes.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);

@@ -7,9 +7,7 @@ use fanfare_proto::event::{EventId, Topic};
 use redb::{Database, Range, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use super::edit::{group_error, read_group};
-use super::rows::{
-    Entry, GROUPS, IDS, INDEX, STATE, STATE_KEY, StateRow, TOPICS, TopicRow, bucket, read_entries,
-};
+use super::rows::{Entry, GROUPS, IDS, INDEX, STATE, STATE_KEY, StateRow, TOPICS, TopicRow, read_entries};
 use super::{DiskStore, database_error};
 use crate::contract::{Bounds, Gone, Page, Query};
 use crate::encoding::event_bytes;
@@ -268,25 +266,14 @@ impl Snapshot {
     fn find(&self, id: &EventId, topics: &[Topic], hash: u64) -> Result<Option<Record>, Error> {
         let ids = self.transaction.open_table(IDS).map_err(database_error)?;
         let groups = self.transaction.open_table(GROUPS).map_err(database_error)?;
-        let mut at = bucket(u64::MAX);
-        loop {
-            // The newest bucket that is not above this one.
-            let last = ids.range(..=(at, u64::MAX, u64::MAX)).map_err(database_error)?.next_back();
-            let Some((key, _)) = last.transpose().map_err(database_error)? else { return Ok(None) };
-            let (found, _, _) = key.value();
-            let same = ids.range((found, hash, 0)..=(found, hash, u64::MAX)).map_err(database_error)?;
-            for row in same.rev() {
-                let (_, _, number) = row.map_err(database_error)?.0.value();
-                let record = record_of(&groups, number)?;
-                if record.has_identity(id, topics) {
-                    return Ok(Some(record));
-                }
-            }
-            match found.checked_sub(1) {
-                Some(below) => at = below,
-                None => return Ok(None),
+        for row in ids.range((hash, 0)..=(hash, u64::MAX)).map_err(database_error)?.rev() {
+            let (_, number) = row.map_err(database_error)?.0.value();
+            let record = record_of(&groups, number)?;
+            if record.has_identity(id, topics) {
+                return Ok(Some(record));
             }
         }
+        Ok(None)
     }
 
     /// For what reads whole tables.

@@ -6,7 +6,7 @@
 //! groups   a number                         records (see crate::encoding), none of them below the key
 //! topics   the name of a topic              what is known of the topic
 //! index    topic, key of a group            the topic's records in that group
-//! ids      bucket, hash, number             (nothing): a record with an own id
+//! ids      hash, number                     (nothing): a record with an own id
 //! ```
 //!
 //! Every row of `state`, `topics` and `index` begins with a checksum over its key and what follows, so that a
@@ -19,14 +19,15 @@ use crate::Error;
 use crate::contract::Gone;
 use crate::encoding::{Damage, put_varint, take_varint};
 
-/// Of the tables and the small rows. A store of another version is refused.
-pub(super) const FORMAT: u32 = 1;
+/// Of the tables and the small rows. A store of another version is refused. Version 1 had own ids in buckets of
+/// numbers, each of which a search had to look into.
+pub(super) const FORMAT: u32 = 2;
 
 pub(super) const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
 pub(super) const GROUPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("groups");
 pub(super) const TOPICS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("topics");
 pub(super) const INDEX: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("index");
-pub(super) const IDS: TableDefinition<'_, (u64, u64, u64), ()> = TableDefinition::new("ids");
+pub(super) const IDS: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("ids");
 
 /// The key of the only row of [`STATE`].
 pub(super) const STATE_KEY: &str = "state";
@@ -37,18 +38,9 @@ pub(super) const INDEX_ROW_BYTES: u64 = 40;
 /// What the row of a topic with records costs beside its name and its bytes.
 pub(super) const TOPIC_ROW_BYTES: u64 = 64;
 /// What a row of own ids costs.
-pub(super) const ID_ROW_BYTES: u64 = 48;
+pub(super) const ID_ROW_BYTES: u64 = 32;
 /// What a group costs beside its bytes.
 pub(super) const GROUP_ROW_BYTES: u64 = 32;
-
-/// Own ids are in buckets of neighbouring numbers, so that new ones change few pages of the tree, whatever
-/// their hashes are. A search looks into each bucket.
-const BUCKET_BITS: u32 = 18;
-
-/// The bucket of a record.
-pub(super) fn bucket(number: u64) -> u64 {
-    number >> BUCKET_BITS
-}
 
 /// The counts of the whole store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,8 +14,7 @@ use super::edit::{group_error, read_group, topic_charge};
 use super::files::{Directory, Files, Newest};
 use super::read::Snapshot;
 use super::rows::{
-    GROUP_ROW_BYTES, GROUPS, ID_ROW_BYTES, IDS, INDEX, INDEX_ROW_BYTES, TOPICS, TopicRow, bucket,
-    read_entries,
+    GROUP_ROW_BYTES, GROUPS, ID_ROW_BYTES, IDS, INDEX, INDEX_ROW_BYTES, TOPICS, TopicRow, read_entries,
 };
 use super::{Hashes, database_error, guarded};
 use crate::contract::Gone;
@@ -187,11 +186,8 @@ fn check_tables(snapshot: &Snapshot) -> Result<Verified, Error> {
 
     let mut found_ids = Sums::default();
     for found in ids.iter().map_err(database_error)? {
-        let (in_bucket, hash, number) = found.map_err(database_error)?.0.value();
+        let (hash, number) = found.map_err(database_error)?.0.value();
         charged += ID_ROW_BYTES;
-        if in_bucket != bucket(number) {
-            return Err(Error::corrupt(format!("the own id of record {number}"), "its bucket is wrong"));
-        }
         found_ids.add(hash, number, 0);
     }
     if found_ids != of_ids {
