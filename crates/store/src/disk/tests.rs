@@ -868,7 +868,7 @@ fn the_file_is_bounded_with_events_of_many_new_topics() {
     let disk = Disk::default();
     let store = disk.open(ageless().with_total_bytes(TOTAL)).unwrap();
     let (mut number, mut largest) = (0, 0);
-    for round in 0..400 {
+    for round in 0..250 {
         let group: Vec<Record> = (0..8)
             .map(|_| {
                 number += 1;
