@@ -223,6 +223,74 @@ fn what_is_not_a_store_is_refused_and_stays_as_it_is() {
 }
 
 #[test]
+fn a_link_leads_to_the_same_store_and_one_without_an_end_is_refused() {
+    let directory = Temporary::new("links");
+    let (path, link) = (directory.path().join("store"), directory.path().join("link"));
+    let store = open(&path).unwrap();
+    append(&store, &records(1..=3));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert!(matches!(open(&link), Err(Error::InUse { .. })));
+    drop(store);
+    assert_eq!(numbers(&open(&link).unwrap()), [1, 2, 3]);
+    let dangling = directory.path().join("dangling");
+    std::os::unix::fs::symlink(directory.path().join("nowhere"), &dangling).unwrap();
+    let refused = open(&dangling).err().unwrap().to_string();
+    assert!(refused.contains("dangling"), "{refused}");
+}
+
+/// A file system that is mounted read-only, which is taken away at the end.
+struct ReadOnlyMount(PathBuf);
+
+impl ReadOnlyMount {
+    fn new(path: PathBuf) -> Option<ReadOnlyMount> {
+        fs::create_dir(&path).unwrap();
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "ro,size=1M", "none"]).arg(&path).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success()).then_some(ReadOnlyMount(path))
+    }
+}
+
+impl Drop for ReadOnlyMount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_file_system_that_is_mounted_read_only_is_refused_with_what_to_do() {
+    let directory = Temporary::new("read-only");
+    let Some(mount) = ReadOnlyMount::new(directory.path().join("mount")) else {
+        println!("skipped: this user may not mount a file system");
+        return;
+    };
+    for path in [mount.0.clone(), mount.0.join("below")] {
+        let refused = open(&path).err().unwrap();
+        assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
+        assert!(refused.to_string().contains("mount it for writing"), "{refused}");
+    }
+}
+
+/// The rights of a directory are for users other than root.
+#[test]
+fn a_directory_of_another_owner_is_refused_with_what_to_do() {
+    let directory = Temporary::new("denied");
+    let path = directory.path().join("store");
+    drop(open(&path).unwrap());
+    let rights = std::os::unix::fs::PermissionsExt::from_mode;
+    fs::set_permissions(&path, rights(0o500)).unwrap();
+    fs::set_permissions(path.join("lock"), rights(0o400)).unwrap();
+    let opened = open(&path);
+    fs::set_permissions(&path, rights(0o700)).unwrap();
+    if std::os::unix::fs::MetadataExt::uid(&fs::metadata(&path).unwrap()) == 0 {
+        println!("skipped: the rights of files do not hold for root");
+        return;
+    }
+    let refused = opened.err().unwrap();
+    assert!(matches!(refused, Error::Denied { .. }), "{refused}");
+    assert!(refused.to_string().contains("give its user both rights"), "{refused}");
+}
+
+#[test]
 fn a_start_that_was_cut_off_is_made_again() {
     let directory = Temporary::new("begun");
     for files in [&["lock"][..], &["lock", "fanfare-store.new"], &["lock", "log.redb.new"]] {
