@@ -1,5 +1,6 @@
 //! The durable store of an engine: what the program says of it, and what is counted.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,10 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
+use fanfare_proto::event::Topic;
 use fanfare_proto::histogram::Histogram;
 use fanfare_proto::limits::LogLimits;
 use fanfare_proto::log::Log;
-use fanfare_store::{Bounds, Durability, Error, Query, Record, Store};
+use fanfare_store::{Bounds, Durability, Error, Gone, Query, Record, Store};
 
 use crate::history::frame_of;
 use crate::sync::{Mutex, lock};
@@ -162,6 +164,9 @@ pub(crate) struct Recovered {
     now_ms: u64,
     /// The age of the oldest record.
     oldest_age: Duration,
+    /// What is gone of each topic that has records, and of any topic.
+    gone: Vec<(Topic, Gone)>,
+    gone_of_any: Gone,
 }
 
 /// What a record takes in the log in memory beside its bytes in the store, at least.
@@ -172,7 +177,7 @@ const MOST_RECORDS: u64 = 2_000_000;
 
 impl Recovered {
     /// Reads about as many records as fit into a log with these bounds, from the newest back.
-    pub(crate) fn read(store: &dyn Store, limits: &LogLimits) -> Result<Recovered, Error> {
+    pub(crate) fn read(store: &dyn Store, limits: &LogLimits, clock: Clock) -> Result<Recovered, Error> {
         let state = store.state();
         let room = limits.total_bytes as u64;
         let mean = state.bytes.checked_div(state.records).unwrap_or(0) + RECORD_OVERHEAD;
@@ -182,7 +187,7 @@ impl Recovered {
         if state.oldest == 0 {
             after = state.newest;
         }
-        let now_ms = unix_ms(Clock::start().date());
+        let now_ms = unix_ms(clock.date());
         let mut recovered = Recovered {
             epoch: state.epoch,
             after,
@@ -190,6 +195,8 @@ impl Recovered {
             records: Vec::new(),
             now_ms,
             oldest_age: Duration::ZERO,
+            gone: Vec::new(),
+            gone_of_any: Gone::default(),
         };
         let mut up_to = after;
         loop {
@@ -200,6 +207,15 @@ impl Recovered {
                 break;
             }
         }
+        // The records are some of those that there were: the log in memory may not say that it has all.
+        let gone = |query| store.read(query, state.newest, Bounds { records: 1, ..Bounds::default() });
+        let topics = recovered.records.iter().flat_map(|record| record.event.topics());
+        let topics: HashSet<&Topic> = topics.collect();
+        for topic in topics {
+            let gone = gone(Query::Topics(std::slice::from_ref(topic)))?.gone;
+            recovered.gone.push((topic.clone(), gone));
+        }
+        recovered.gone_of_any = gone(Query::All)?.gone;
         let oldest_ms = recovered.records.iter().map(|record| record.published_ms).min();
         recovered.oldest_age = Duration::from_millis(now_ms.saturating_sub(oldest_ms.unwrap_or(now_ms)));
         Ok(recovered)
@@ -225,6 +241,9 @@ impl Recovered {
             dropped.clear();
         }
         log.skip_to(self.newest);
+        let numbers = |gone: Gone| (gone.newest, gone.newest_public);
+        let of_topics = self.gone.into_iter().map(|(topic, gone)| (topic, numbers(gone)));
+        log.note_gone(of_topics, numbers(self.gone_of_any), &mut dropped);
     }
 }
 

@@ -413,6 +413,45 @@ fn patterns_and_private_events_come_from_the_store_too() {
     assert_eq!(receive(&mut testing::adopt(&hub, one).unwrap(), of_topic.len()), of_topic);
 }
 
+/// A store that keeps so many events of each topic, and has dropped the others.
+fn trimmed_store(events: usize, topics: &[&str]) -> Faulty {
+    let retention = fanfare::Retention::default().with_events(events).with_age(Duration::MAX);
+    let limits = LogLimits::default().with_retention(retention);
+    let store: Faulty = Arc::new(FaultyStore::new(MemoryStore::new(Epoch::new(7), limits)));
+    let records = topics.iter().zip(1..).map(|(name, number)| {
+        let event = Event::new(topic(name)).with_data(format!("{name} {number}"));
+        fanfare_store::Record { number, published_ms: 0, event }
+    });
+    store.append(&records.collect::<Vec<_>>(), Durability::Commit).unwrap();
+    while store.trim(0, 1000).unwrap().more {}
+    store
+}
+
+/// An engine that keeps events of any age.
+fn start_ageless(store: &Faulty) -> Engine {
+    let options = StoreOptions::new(Arc::clone(store) as Arc<dyn Store>);
+    Engine::builder().shards(1).retain_age(Duration::MAX).store(options).start().unwrap()
+}
+
+/// The log in memory began with the newest numbers that were read back, and took them for all that there
+/// were: a subscriber whose topic had lost events in the middle got what is left, and no word of a gap.
+#[test]
+fn a_restart_knows_what_the_store_has_lost_of_each_topic() {
+    let store = trimmed_store(2, &["b", "a", "a", "a", "a", "a", "c"]);
+    let engine = start_ageless(&store);
+    let hub = engine.hub();
+    let gap_of = |name: &str, number: u64| {
+        let id = Cursor { epoch: Epoch::new(7), seq: number }.to_string();
+        let client = testing::adopt(&hub, Subscribe::to([topic(name)]).with_resume(id)).unwrap();
+        client.header("fanfare-gap").is_some()
+    };
+    assert!(gap_of("a", 2), "the events 3 and 4 are gone");
+    assert!(!gap_of("a", 4));
+    for name in ["b", "c", "nothing"] {
+        assert!(!gap_of(name, 1), "nothing of {name} is gone");
+    }
+}
+
 /// What the store has trimmed is a gap, which says from where on everything is there.
 #[test]
 fn what_is_gone_from_the_store_is_a_gap() {

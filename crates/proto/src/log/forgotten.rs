@@ -79,6 +79,11 @@ impl Forgotten {
         self.floor = self.floor.and(Dropped { newest: seq, newest_public: seq });
     }
 
+    /// The same, where private frames and others are gone up to different numbers.
+    pub(super) fn raise_floor_to(&mut self, gone: Dropped) {
+        self.floor = self.floor.and(gone);
+    }
+
     /// Notes what is known of a topic whose entry goes.
     pub(super) fn insert(&mut self, hash: u64, dropped: Dropped) {
         // The floor says as much already.

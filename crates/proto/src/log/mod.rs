@@ -43,6 +43,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::dropped::Dropped;
 use self::expiry::{AT_ONCE, ExpiryQueue, expires_at, has_come, nanoseconds};
 use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
@@ -167,6 +168,44 @@ impl Log {
         self.newest = seq;
         self.forgotten.raise_floor(seq);
         self.patterns.raise_floor(seq);
+    }
+
+    /// Notes that frames are gone that this log never had: for a log that is filled with what a durable store
+    /// has, before it has readers. `of_topics` says of each topic that has frames here what is gone of it: up
+    /// to which number any frame, and up to which number public ones. What is not named has lost as much as
+    /// `of_any` says. Frames of a topic that are not newer than what is gone of it go here too, into
+    /// `dropped`.
+    pub fn note_gone(
+        &mut self,
+        of_topics: impl IntoIterator<Item = (Topic, (u64, u64))>,
+        of_any: (u64, u64),
+        dropped: &mut Vec<Arc<Frame>>,
+    ) {
+        self.changes += 1;
+        self.patterns.begin_notes(0);
+        let gone = |(newest, newest_public): (u64, u64)| Dropped { newest, newest_public };
+        for (topic, of_topic) in of_topics {
+            while let Some(slot) = self.find(&topic)
+                && let Some(oldest) = self.topics[slot].retained.as_deref().and_then(RetainedFrames::oldest)
+                && oldest.seq() <= of_topic.0
+            {
+                self.drop_oldest(slot, dropped);
+            }
+            match self.find(&topic) {
+                Some(slot) => {
+                    let entry = &mut self.topics[slot];
+                    entry.dropped = entry.dropped.and(gone(of_topic));
+                }
+                None => {
+                    let hash = self.keys.hash(topic.as_str());
+                    let known = self.forgotten.take(hash);
+                    self.forgotten.insert(hash, known.and(gone(of_topic)));
+                }
+            }
+        }
+        self.forgotten.raise_floor_to(gone(of_any));
+        self.patterns.raise_floor_to(gone(of_any));
+        self.patterns.note_waiting();
     }
 
     /// Numbers up to this one were given, and nothing more comes with them: the log goes on above it.

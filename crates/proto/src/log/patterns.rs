@@ -139,6 +139,11 @@ impl Patterns {
         self.most = most;
     }
 
+    /// Frames up to these numbers are gone, of some topics.
+    pub(super) fn raise_floor_to(&mut self, gone: Dropped) {
+        self.dropped_of_any = self.dropped_of_any.and(gone);
+    }
+
     /// Every frame up to this number is gone.
     pub(super) fn raise_floor(&mut self, seq: u64) {
         self.dropped_of_any = self.dropped_of_any.and(Dropped { newest: seq, newest_public: seq });

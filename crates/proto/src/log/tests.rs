@@ -467,6 +467,34 @@ fn a_log_that_begins_in_the_middle_has_nothing_before() {
     log.check();
 }
 
+/// A log that is filled with what a store has left knows what the store has lost, of each topic and of those
+/// that it has nothing of.
+#[test]
+fn a_log_that_is_filled_says_what_is_gone_of_each_topic() {
+    let mut log = log(10);
+    for name in ["a", "b", "a", "b"] {
+        append(&mut log, name);
+    }
+    let both = Event::new(topic("a")).with_topic(topic("b")).unwrap();
+    append_at(&mut log, both, Duration::ZERO);
+    log.skip_to(9);
+    let mut dropped = Vec::new();
+    // Of the topic b, the last frame is gone that the topic a has still.
+    let of_topics = [(topic("a"), (2, 1)), (topic("b"), (5, 5))];
+    log.note_gone(of_topics, (7, 6), &mut dropped);
+    log.check();
+    assert_eq!(dropped.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), [1, 2, 4]);
+    let [a, b, c] = ["a", "b", "c"].map(|name| [topic(name)]);
+    let pattern = [Pattern::parse("*").unwrap()];
+    for (selection, gone) in [(all(&a), 2), (public(&a), 1), (all(&b), 5), (all(&c), 7), (public(&c), 6)] {
+        assert_eq!(log.available_after(selection), gone);
+    }
+    assert_eq!(log.available_after(all(&[]).with_patterns(&pattern, 1)), 7);
+    assert_eq!((retained(&log, &a), retained(&log, &b)), (vec![3, 5], Vec::new()));
+    assert_eq!(log.resume(&id(&log, 4), all(&a)), at(4));
+    assert_eq!(log.resume(&id(&log, 4), all(&b)), gap(5, 4));
+}
+
 #[test]
 #[should_panic(expected = "a log begins once")]
 fn a_log_that_was_used_does_not_begin_again() {
