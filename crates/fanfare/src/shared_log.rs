@@ -505,7 +505,9 @@ impl EventLog for SharedLog {
         bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<Read, u64> {
-        self.process.lock().read_after(wanted, bounds, into)
+        // The store may have more of what the subscriber knows to be incomplete.
+        let incomplete_until = if self.history.is_some() { 0 } else { wanted.incomplete_until };
+        self.process.lock().read_after(&Wanted { incomplete_until, ..*wanted }, bounds, into)
     }
 
     fn read_for(
@@ -515,16 +517,21 @@ impl EventLog for SharedLog {
         bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<Read, Unread> {
-        let available = match self.read_after(wanted, bounds, into) {
+        let in_memory = self.read_after(wanted, bounds, into);
+        let Some(history) = &mut self.history else { return in_memory.map_err(Unread::Gone) };
+        let available = match in_memory {
             Ok(read) => {
-                self.history.iter_mut().for_each(|history| history.release(link, wanted.after));
+                history.release(link, wanted.after);
                 return Ok(read);
             }
             Err(available) => available,
         };
-        match &mut self.history {
-            None => Err(Unread::Gone(available)),
-            Some(history) => history.read(link, wanted, bounds, available, into),
+        match history.read(link, wanted, bounds, available, into) {
+            // It cannot be read, and the subscriber knows.
+            Err(Unread::Gone(gone)) if gone <= wanted.after.max(wanted.incomplete_until) => {
+                self.process.lock().read_after(wanted, bounds, into).map_err(Unread::Gone)
+            }
+            read => read,
         }
     }
 

@@ -452,6 +452,18 @@ fn a_restart_knows_what_the_store_has_lost_of_each_topic() {
     }
 }
 
+/// A subscriber of two topics, of which one had lost something, got of the other one only what was in memory.
+#[test]
+fn what_the_store_has_left_behind_a_loss_comes_from_it() {
+    let store = trimmed_store(2, &["b", "b", "a", "a", "a", "a"]);
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let builder = Engine::builder().shards(1).retain_age(Duration::MAX).retain_events(1);
+    let engine = builder.store(options).start().unwrap();
+    let subscribe = Subscribe::to([topic("a"), topic("b")]).with_resume("earliest");
+    let mut client = testing::adopt(&engine.hub(), subscribe).unwrap();
+    assert_eq!(receive(&mut client, 4), ["b 1", "b 2", "a 5", "a 6"]);
+}
+
 /// What the store has trimmed is a gap, which says from where on everything is there.
 #[test]
 fn what_is_gone_from_the_store_is_a_gap() {
