@@ -25,6 +25,7 @@ use fanfare_io::{Io, Received, Socket};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::{AHEAD_POLL, FullPolicy, RECEIVE_BYTES};
 use fanfare_proto::link::{Encoding, LinkKey, Transport};
+use fanfare_proto::log::Start;
 use fanfare_proto::problem::ProblemKind;
 
 use super::{Shard, SlotKey};
@@ -385,9 +386,13 @@ impl<I: Io> Shard<I> {
                 let start = self.start_of(&subscribe, encoding);
                 // Any client can ask for a number that will not come: such subscribers may not take the room
                 // of other requests.
-                let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);
+                // What the store has comes soon, and is no gap, however many wait for it.
+                let may_wait = |start: &Start| {
+                    let most = (self.limits.pending / 4).max(1);
+                    !matches!(start, Start::Ahead { .. }) || self.arrivals.resuming.len() < most
+                };
                 let awaits =
-                    start.filter(|_| may_wait).and_then(|start| self.awaits(&subscribe, encoding, start));
+                    start.filter(may_wait).and_then(|start| self.awaits(&subscribe, encoding, start));
                 if let Some(awaits) = awaits {
                     self.wait_to_resume(socket, awaits, subscribe, encoding, now);
                 } else if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {

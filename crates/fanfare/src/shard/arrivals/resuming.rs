@@ -112,6 +112,14 @@ impl<I: Io> Shard<I> {
             let Resuming { awaits, socket, subscribe, encoding, .. } = resuming;
             // Where the store does not answer, the subscriber gets what is in memory.
             let start = self.forget_start(awaits).or_else(|| self.start_of(&subscribe, encoding));
+            // Its number has come, and memory has lost what came behind it meanwhile.
+            if let (Awaits::Number(_), true, Some(start)) = (awaits, has_come, start)
+                && let Some(awaits) = self.awaits(&subscribe, encoding, start)
+            {
+                let until = now.saturating_add(STORE_WAIT);
+                self.arrivals.resuming.push_back(Resuming { awaits, until, socket, subscribe, encoding });
+                continue;
+            }
             if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
                 self.reply(socket, other, now);
             }
