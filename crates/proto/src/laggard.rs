@@ -23,12 +23,14 @@ pub struct Laggard {
     is_queued: bool,
     /// It is to be ended, and waits for that.
     ends: bool,
+    /// What comes next is being fetched for it.
+    is_fetching: bool,
 }
 
 impl Laggard {
     /// Whether it was at the head before, and its link has taken nothing since `time`.
     pub fn at_standstill_since(&self, time: Duration) -> bool {
-        self.fell_behind && self.progress_at <= time
+        self.fell_behind && self.progress_at <= time && !self.is_fetching
     }
 
     /// Whether it was at the head before, and did not come to replay.
@@ -36,9 +38,9 @@ impl Laggard {
         self.fell_behind
     }
 
-    /// Whether it waits for its turn, or for its end, and not for its link.
+    /// Whether it waits for its turn, for its end, or for what is being fetched, and not for its link.
     pub fn is_queued(&self) -> bool {
-        self.is_queued || self.ends
+        self.is_queued || self.ends || self.is_fetching
     }
 }
 
@@ -77,6 +79,7 @@ impl Laggards {
             fell_behind,
             is_queued: false,
             ends: false,
+            is_fetching: false,
         };
         let index = self.table.insert(laggard) as u32;
         if ready {
@@ -88,10 +91,16 @@ impl Laggards {
     /// Puts a laggard in the queue: its link has room.
     pub fn ready(&mut self, index: u32) {
         let laggard = &mut self.table[index as usize];
+        laggard.is_fetching = false;
         if !laggard.is_queued {
             laggard.is_queued = true;
             self.ready_queue.push_back(index);
         }
+    }
+
+    /// Notes that what comes next is being fetched for a laggard whose link has room.
+    pub fn fetches(&mut self, index: u32) {
+        self.table[index as usize].is_fetching = true;
     }
 
     /// Notes that a laggard whose link has room is to be ended.

@@ -104,7 +104,10 @@ impl Delivery {
                 Some(InFlight::Replay(laggard))
             }
             // It has its next turn when they are here.
-            Err(Unread::Later) => None,
+            Err(Unread::Later) => {
+                self.laggards.fetches(laggard);
+                None
+            }
             Err(Unread::Gone(available_after)) => {
                 match self.limits.laggard_policy {
                     // It reconnects, and the head of its next stream reports the gap.
