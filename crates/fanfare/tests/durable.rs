@@ -464,6 +464,23 @@ fn what_the_store_has_left_behind_a_loss_comes_from_it() {
     assert_eq!(receive(&mut client, 4), ["b 1", "b 2", "a 5", "a 6"]);
 }
 
+/// Two copies of an event that the store has, in one publish: the second one was said to be the same as an
+/// event with a number that no event has.
+#[test]
+fn copies_of_what_is_stored_have_the_number_of_the_first_one() {
+    let store = store();
+    let engine = start(&store);
+    publish(&engine.hub(), with_id("order-1", "1")).unwrap();
+    engine.stop(Duration::ZERO).unwrap();
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let engine = Engine::builder().shards(1).retain_events(1).store(options).start().unwrap();
+    publish(&engine.hub(), event("2")).unwrap();
+    let twice = vec![with_id("order-1", "1"), with_id("order-1", "1"), event("3")];
+    let published = publish_all(&engine.hub(), twice).unwrap();
+    let firsts: Vec<_> = published.duplicates.iter().map(|found| (found.index, found.first.seq)).collect();
+    assert_eq!(firsts, [(0, 1), (1, 1)]);
+}
+
 /// What the store has trimmed is a gap, which says from where on everything is there.
 #[test]
 fn what_is_gone_from_the_store_is_a_gap() {
