@@ -155,6 +155,12 @@ impl HistoryQueue {
         self.has_work.notify_one();
     }
 
+    /// Questions without an answer.
+    #[cfg(feature = "sim")]
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.state).questions.len()
+    }
+
     fn next(&self) -> Option<Question> {
         let mut state = lock(&self.state);
         loop {
@@ -252,7 +258,12 @@ impl HistoryDesk {
             HistoryAnswer::Page { link, page } => {
                 match self.pages.get_mut(&link) {
                     Some(slot) => {
-                        *slot = page.map_or(Slot::Failed, |page| Slot::Here { page, offered: false });
+                        let answer = page.map_or(Slot::Failed, |page| Slot::Here { page, offered: false });
+                        let before = std::mem::replace(slot, answer);
+                        // It was a member meanwhile, and has asked twice.
+                        if matches!(before, Slot::Here { .. } | Slot::Failed) {
+                            self.free_one();
+                        }
                     }
                     // The stream has ended.
                     None => self.free_one(),
@@ -319,6 +330,30 @@ impl HistoryDesk {
     pub(crate) fn retain(&mut self, is_laggard: impl Fn(LinkKey) -> bool) {
         let gone: Vec<LinkKey> = self.pages.keys().copied().filter(|link| !is_laggard(*link)).collect();
         gone.into_iter().for_each(|link| self.forget(link));
+    }
+
+    /// The laggards whose pages are not here.
+    #[cfg(feature = "sim")]
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = LinkKey> {
+        let waits = |slot: &Slot| matches!(slot, Slot::Waits(_) | Slot::Asked);
+        self.pages.iter().filter(move |(_, slot)| waits(slot)).map(|(link, _)| *link)
+    }
+
+    /// # Panics
+    /// Something does not hold.
+    #[cfg(feature = "sim")]
+    pub(crate) fn check(&self) {
+        let count = |is: fn(&Slot) -> bool| self.pages.values().filter(|slot| is(slot)).count();
+        let waiting = count(|slot| matches!(slot, Slot::Waits(_)));
+        assert!(self.busy <= PAGES, "{} pages are here or under way", self.busy);
+        assert!(waiting == 0 || self.busy == PAGES, "{waiting} laggards wait for a place that is free");
+        assert!(self.pages.len() - waiting <= self.busy, "a page is here that is not counted");
+    }
+
+    /// Pages that are here, and pages that are under way.
+    #[cfg(feature = "sim")]
+    pub(crate) fn busy(&self) -> usize {
+        self.busy
     }
 
     fn forget(&mut self, link: LinkKey) {
@@ -395,11 +430,23 @@ impl HistoryReader {
     }
 
     fn run(self) {
-        while let Some(Question { mailbox, ask }) = self.queue.next() {
-            let answer = self.answer(ask);
-            // A shard that has ended needs none.
-            let _ = mailbox.push(Mail::History(Box::new(answer)), || Ok::<_, ()>(()));
+        while let Some(question) = self.queue.next() {
+            self.answer_by_mail(question);
         }
+    }
+
+    /// Answers one question. False: there is none.
+    #[cfg(feature = "sim")]
+    pub(crate) fn step(&self) -> bool {
+        let Some(question) = lock(&self.queue.state).questions.pop_front() else { return false };
+        self.answer_by_mail(question);
+        true
+    }
+
+    fn answer_by_mail(&self, Question { mailbox, ask }: Question) {
+        let answer = self.answer(ask);
+        // A shard that has ended needs none.
+        let _ = mailbox.push(Mail::History(Box::new(answer)), || Ok::<_, ()>(()));
     }
 
     fn answer(&self, ask: Ask) -> HistoryAnswer {
@@ -475,4 +522,41 @@ pub(crate) fn frame_of(record: Record, epoch: Epoch, now: Duration, now_ms: u64)
     let own_id = event.id().map(|id| id.as_str().to_owned());
     let id = own_id.unwrap_or_else(|| Cursor { epoch, seq: number }.to_string());
     Frame::encode(number, &id, event, now.saturating_sub(age))
+}
+
+#[cfg(test)]
+#[cfg(not(fanfare_loom))]
+mod tests {
+    use super::*;
+    use crate::hub::Common;
+    use crate::shared_log::log_of;
+    use fanfare_io::Waker;
+    use fanfare_proto::limits::Limits;
+
+    /// A stream that waited for a page had other topics meanwhile, was at the head for a while, and asked
+    /// again: of both answers one place stayed taken for ever.
+    #[test]
+    fn two_answers_for_one_stream_take_one_place() {
+        let limits = Limits::default();
+        let common = Common::new(log_of(Epoch::new(1), &limits, 1), 1, &limits, 1, 1);
+        let mailbox = common.mailbox(0, Waker::new().unwrap());
+        let mut desk = HistoryDesk::new(HistoryQueue::new(), mailbox);
+        let (link, topics) = (LinkKey { slot: 0, generation: 1 }, [Topic::new("a").unwrap()]);
+        let selection = Selection::of(&topics, false);
+        let wanted = Wanted { selection, after: 0, incomplete_until: 0 };
+        let bounds = ReadBounds { frames: 1, bytes: 1, steps: 1 };
+        for _ in 0..2 {
+            let read = desk.read(link, &wanted, bounds, 9, &mut Vec::new());
+            assert_eq!(read, Err(Unread::Later));
+            desk.retain(|_| false);
+        }
+        let _ = desk.read(link, &wanted, bounds, 9, &mut Vec::new());
+        assert_eq!(desk.busy, 3);
+        for _ in 0..3 {
+            desk.answered(HistoryAnswer::Page { link, page: None });
+        }
+        assert_eq!(desk.busy, 1);
+        desk.retain(|_| false);
+        assert_eq!((desk.busy, desk.is_idle()), (0, true));
+    }
 }
