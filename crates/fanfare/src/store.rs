@@ -226,6 +226,13 @@ impl Recovered {
         Clock::start_at(self.oldest_age)
     }
 
+    /// Gives the records to a log that was not used.
+    #[cfg(feature = "sim")]
+    pub(crate) fn fill(self, log: &mut Log, clock: Clock) {
+        log.begin_after(self.after);
+        self.append_to(log, clock);
+    }
+
     /// Where the log in memory begins.
     pub(crate) fn begin_after(&self) -> Cursor {
         Cursor { epoch: self.epoch, seq: self.after }
