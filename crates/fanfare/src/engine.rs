@@ -397,7 +397,8 @@ impl Builder {
 
         let life_cycle =
             (limits.life_cycle_events > 0).then(|| LifeCycleQueue::new(limits.life_cycle_events, count));
-        let recovered = self.store.as_ref().map(|options| Recovered::read(&*options.store, &limits.log));
+        let recovered =
+            self.store.as_ref().map(|options| Recovered::read(&*options.store, &limits.log, Clock::start()));
         let failed_store = |cause| StartError::new("read the durable log", io::Error::other(cause));
         let recovered = recovered.transpose().map_err(failed_store)?;
         // Events are older than this process.

@@ -189,6 +189,12 @@ impl HistoryQueue {
         self.has_work.notify_one();
     }
 
+    /// Questions without an answer.
+    #[cfg(feature = "sim")]
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.state).questions.iter().map(VecDeque::len).sum()
+    }
+
     fn next(&self) -> Option<Question> {
         let mut state = lock(&self.state);
         loop {
@@ -408,6 +414,32 @@ impl ShardHistory {
         }
     }
 
+    /// The laggards whose pages are not here.
+    #[cfg(feature = "sim")]
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = LinkKey> {
+        let waits = |slot: &Slot| matches!(slot, Slot::Waits { .. } | Slot::Asked { .. });
+        self.pages.iter().filter(move |(_, slot)| waits(slot)).map(|(link, _)| *link)
+    }
+
+    /// # Panics
+    /// Something does not hold.
+    #[cfg(feature = "sim")]
+    pub(crate) fn check(&self) {
+        let waiting = self.pages.values().filter(|slot| matches!(slot, Slot::Waits { .. })).count();
+        assert!(self.busy() <= PAGES, "{} pages are here or under way", self.busy());
+        assert!(waiting == 0 || !self.has_place(), "{waiting} laggards wait for a place that is free");
+        assert_eq!(self.pages.len() - waiting, self.placed.len(), "pages with a place");
+        for link in &self.placed {
+            assert!(!matches!(self.pages.get(link), None | Some(Slot::Waits { .. })), "{link:?} has a place");
+        }
+    }
+
+    /// Pages that are here, and pages that are under way.
+    #[cfg(feature = "sim")]
+    pub(crate) fn busy(&self) -> usize {
+        self.placed.len() + self.unwanted
+    }
+
     fn forget(&mut self, link: LinkKey) {
         match self.pages.remove(&link) {
             Some(Slot::Waits { .. }) | None => return,
@@ -479,9 +511,23 @@ impl HistoryReader {
     /// Answers until the queue is closed.
     pub(crate) fn run(self) {
         while let Some(question) = self.queue.next() {
-            let is_wanted = question.is_wanted();
-            let Question { mailbox, ask, .. } = question;
-            let Some(answer) = self.answer(ask, is_wanted) else { continue };
+            self.answer_by_mail(question);
+        }
+    }
+
+    /// Answers one question. False: there is none.
+    #[cfg(feature = "sim")]
+    pub(crate) fn step(&self) -> bool {
+        let question = lock(&self.queue.state).take();
+        let is_there = question.is_some();
+        question.into_iter().for_each(|question| self.answer_by_mail(question));
+        is_there
+    }
+
+    fn answer_by_mail(&self, question: Question) {
+        let is_wanted = question.is_wanted();
+        let Question { mailbox, ask, .. } = question;
+        if let Some(answer) = self.answer(ask, is_wanted) {
             // A shard that has ended needs none.
             let _ = mailbox.push(Mail::History(Box::new(answer)), || Ok::<_, ()>(()));
         }

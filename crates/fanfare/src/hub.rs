@@ -684,7 +684,12 @@ impl Hub {
     }
 
     pub(crate) fn drain(&self, window: Duration) {
-        self.inner.sequencer.close(COMMIT_TIME, || {
+        self.drain_and_commit(window, COMMIT_TIME);
+    }
+
+    /// The same, where what waits for the durable store has so much time.
+    pub(crate) fn drain_and_commit(&self, window: Duration, patience: Duration) {
+        self.inner.sequencer.close(patience, || {
             for shard in &self.inner.shards {
                 // In this order: a shard that finds this mail knows that nothing more comes.
                 shard.mailbox.refuse();

@@ -512,7 +512,9 @@ impl EventLog for SharedLog {
         bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<Read, u64> {
-        self.process.lock().read_after(wanted, bounds, into)
+        // A subscriber that knows of a gap gets what is left of it from the store, and not from memory alone.
+        let incomplete_until = if self.history.is_some() { 0 } else { wanted.incomplete_until };
+        self.process.lock().read_after(&Wanted { incomplete_until, ..*wanted }, bounds, into)
     }
 
     fn read_for(
@@ -522,21 +524,21 @@ impl EventLog for SharedLog {
         bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<Read, Unread> {
-        // A subscriber that knows of a gap gets what is left of it from the store, and not from memory alone.
-        let in_memory = match self.history {
-            Some(_) => Wanted { incomplete_until: wanted.after, ..*wanted },
-            None => *wanted,
-        };
-        let available = match self.read_after(&in_memory, bounds, into) {
+        let in_memory = self.read_after(wanted, bounds, into);
+        let Some(history) = &mut self.history else { return in_memory.map_err(Unread::Gone) };
+        let available = match in_memory {
             Ok(read) => {
-                self.history.iter_mut().for_each(|history| history.release(link, wanted.after));
+                history.release(link, wanted.after);
                 return Ok(read);
             }
             Err(available) => available,
         };
-        match &mut self.history {
-            None => Err(Unread::Gone(available)),
-            Some(history) => history.read(link, wanted, bounds, available, into),
+        match history.read(link, wanted, bounds, available, into) {
+            // It cannot be read, and the subscriber knows of the gap.
+            Err(Unread::Gone(gone)) if gone <= wanted.after.max(wanted.incomplete_until) => {
+                self.process.lock().read_after(wanted, bounds, into).map_err(Unread::Gone)
+            }
+            read => read,
         }
     }
 

@@ -1,7 +1,12 @@
 //! What the simulator drives: the real hub and the real shards, without threads, on any `Io` and a clock that
 //! is driven by hand. Not part of the public interface.
 
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker as TaskWaker};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -17,7 +22,11 @@ use fanfare_proto::selection::Selection;
 use crate::admission::{Admission, Admissions};
 use crate::connection::ConnectionId;
 use crate::counts::{Counts, SharedCounts, SharedTimings};
-use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle, Visibility};
+use crate::history::{HistoryQueue, HistoryReader};
+use crate::hub::commit::{CommitQueue, Committer};
+use crate::hub::{
+    self, Common, Hub, HubStore, Interrupted, Numbers, PublishError, Published, ShardHandle, Visibility,
+};
 pub use crate::inspect::Asked;
 #[allow(unreachable_pub)] // Simulations are given it.
 pub use crate::inspect::connections::FoundConnections;
@@ -30,6 +39,7 @@ use crate::presence::Presence;
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard, SlotKey};
 use crate::shared_log::log_of;
+use crate::store::{Recovered, StoreCounts, StoreOptions};
 
 /// How the engine under simulation is built.
 pub struct Plan {
@@ -49,7 +59,9 @@ pub struct Plan {
     pub joins: Option<Vec<Pattern>>,
     /// How many topics that are at a time.
     pub joined_topics: usize,
-    /// The log's identity.
+    /// The durable store; `None`: there is none.
+    pub store: Option<StoreOptions>,
+    /// The log's identity, where no store has one.
     pub epoch: Epoch,
     /// Where the shards' jitter comes from.
     pub seed: u64,
@@ -69,18 +81,82 @@ pub struct SimEngine<I: Io> {
     pub shards: Vec<SimShard<I>>,
     /// The reader's end of the queue of life-cycle events.
     pub life_cycle: Option<LifeCycle>,
+    /// What the threads of its durable store do.
+    pub store: Option<SimStore>,
+}
+
+/// What the two threads of a durable store do, in steps that the caller makes.
+pub struct SimStore {
+    committer: Committer,
+    commits: Arc<CommitQueue>,
+    reader: HistoryReader,
+    history: Arc<HistoryQueue>,
+}
+
+impl SimStore {
+    /// Batches that have their numbers and wait for the store.
+    pub fn waiting_batches(&self) -> usize {
+        self.commits.len()
+    }
+
+    /// Questions of shards that the store has not answered.
+    pub fn questions(&self) -> usize {
+        self.history.len()
+    }
+
+    /// Stores and releases what waits, as one group, and trims the store where that is due.
+    pub fn commit(&mut self) {
+        self.committer.step(false);
+    }
+
+    /// Answers one question of a shard. False: there is none.
+    pub fn answer(&self) -> bool {
+        self.reader.step()
+    }
+}
+
+/// A publish to an engine with a durable store: [`Hub::publish_async`] whose attempts the caller makes.
+pub struct StoredPublish {
+    future: Pin<Box<dyn Future<Output = Result<Published, Interrupted>>>>,
+    is_sequenced: Rc<Cell<bool>>,
+}
+
+impl StoredPublish {
+    /// Begins it. Nothing happens before the first attempt.
+    pub fn of(hub: &Hub, events: Vec<Event>) -> StoredPublish {
+        let is_sequenced = Rc::new(Cell::new(false));
+        let future = Box::pin(hub.publish_by_hand(events, Rc::clone(&is_sequenced)));
+        StoredPublish { future, is_sequenced }
+    }
+
+    /// One attempt. `None`: it is not over, and waits for room or for the store.
+    pub fn attempt(&mut self) -> Option<Result<Published, Interrupted>> {
+        match self.future.as_mut().poll(&mut Context::from_waker(TaskWaker::noop())) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Whether all of its events have their numbers.
+    pub fn is_sequenced(&self) -> bool {
+        self.is_sequenced.get()
+    }
 }
 
 /// A hub and a shard on each of these.
 pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimEngine<I> {
     let networks: Vec<I> = networks.into_iter().collect();
-    let common = Common::new(
-        log_of(plan.epoch, &plan.limits, plan.seed),
-        networks.len(),
-        &plan.limits,
-        plan.seed as u32,
-        plan.seed,
-    );
+    let clock = Clock::by_hand();
+    let recovered = plan.store.as_ref().map(|options| {
+        Recovered::read(&*options.store, &plan.limits.log, clock).expect("a store that can be read")
+    });
+    let epoch = recovered.as_ref().map_or(plan.epoch, |recovered| recovered.begin_after().epoch);
+    let mut log = log_of(epoch, &plan.limits, plan.seed);
+    if let Some(recovered) = recovered {
+        recovered.fill(&mut log, clock);
+    }
+    let history = plan.store.is_some().then(HistoryQueue::new);
+    let common = Common::new(log, networks.len(), &plan.limits, plan.seed as u32, plan.seed);
     let joins = plan.joins.clone().map(|patterns| JoinTable::new(patterns, plan.joined_topics, plan.seed));
     let common = common.with_joins(joins.map(Arc::new));
     let presence = Arc::new(Presence::new(plan.presence_linger, &plan.limits, plan.seed));
@@ -90,7 +166,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
         let waker = Waker::new().expect("a descriptor for the waker");
         let (sockets, adopted) = fd_channel::channel().expect("descriptors for the channel");
         let mailbox = common.mailbox(index, waker.clone());
-        let log = common.shared_log(index, Arc::clone(&mailbox));
+        let log = common.shared_log(index, Arc::clone(&mailbox)).with_history(history.clone());
         let counts = Arc::new(CachePadded::new(SharedCounts::default()));
         let timings = Arc::new(CachePadded::new(SharedTimings::default()));
         handles.push(ShardHandle {
@@ -117,12 +193,25 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
             log,
         };
         let seed = plan.seed.wrapping_add(index as u64);
-        let shard = Shard::new(io, links, plan.limits.clone(), plan.budgets, plan.epoch, seed);
+        let shard = Shard::new(io, links, plan.limits.clone(), plan.budgets, epoch, seed);
         shards.push(SimShard { shard, waker });
     }
     let (limits, options) = (plan.limits.clone(), SocketOptions::default());
-    let hub = Hub::new(common, Clock::by_hand(), limits, options, handles, presence, None);
-    SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::without_tasks) }
+    let store = plan.store.clone().zip(history).map(|(options, history)| {
+        let StoreOptions { store, durability } = options;
+        let (commits, counts) = <(Arc<CommitQueue>, Arc<StoreCounts>)>::default();
+        let (queue, counted) = (Arc::clone(&commits), Arc::clone(&counts));
+        let committer = Committer::new(Arc::clone(&store), queue, Arc::clone(&counted), durability, clock);
+        let (of_reader, queue) = (Arc::clone(&store), Arc::clone(&history));
+        let newest = common.newest();
+        let reader = HistoryReader { store: of_reader, queue, newest, counts: counted, clock };
+        let steps =
+            SimStore { committer, commits: Arc::clone(&commits), reader, history: Arc::clone(&history) };
+        (HubStore { store, commits, counts, history }, steps)
+    });
+    let (of_hub, store) = store.unzip();
+    let hub = Hub::new(common, clock, limits, options, handles, presence, of_hub);
+    SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::without_tasks), store }
 }
 
 /// Events with numbers and with room in the mailboxes that no shard has yet. Dropped, it gives the room back,
@@ -149,9 +238,10 @@ pub fn release(hub: &Hub, batch: Sequenced) -> (Published, bool) {
     (published, hub.release(batch.0) == Visibility::Visible)
 }
 
-/// Begins the drain that [`crate::Engine::stop`] waits for.
+/// Begins the drain that [`crate::Engine::stop`] waits for. It does not wait for a durable store: the caller
+/// makes its steps before.
 pub fn drain(hub: &Hub, window: Duration) {
-    hub.drain(window);
+    hub.drain_and_commit(window, Duration::ZERO);
 }
 
 /// The name of the connection whose socket is watched under this token; `None`: it is none, or not yet.
@@ -232,6 +322,16 @@ impl<I: Io> SimShard<I> {
     /// What else a model needs to know.
     pub fn snapshot(&self) -> ShardSnapshot {
         self.shard.snapshot()
+    }
+
+    /// Pages of the durable store that it holds, and those that it waits for.
+    pub fn pages(&self) -> usize {
+        self.shard.pages()
+    }
+
+    /// The sockets of laggards that wait for a page of the durable store.
+    pub fn waiting_for_pages(&self) -> Vec<Socket> {
+        self.shard.waiting_for_pages()
     }
 
     /// Each laggard's socket, and whether it is in line to be served.
@@ -336,6 +436,11 @@ pub fn log_snapshot(hub: &Hub) -> LogSnapshot {
         patterns: log.pattern_count(),
         pattern_readers: log.pattern_readers(),
     })
+}
+
+/// The numbers of all events that the log holds, in order.
+pub fn numbers_in_log(hub: &Hub) -> Vec<u64> {
+    hub.with_log(|log| log.numbers())
 }
 
 /// Changes with every call that may change the log.

@@ -189,13 +189,13 @@ const MOST_TOPICS: usize = 1 << 16;
 
 impl Recovered {
     /// Reads about as many records as fit into a log with these bounds, from the newest back.
-    pub(crate) fn read(store: &dyn Store, limits: &LogLimits) -> Result<Recovered, Error> {
+    pub(crate) fn read(store: &dyn Store, limits: &LogLimits, clock: Clock) -> Result<Recovered, Error> {
         let state = store.state();
         // What may be missing without a trace is before all that is in memory.
         let begin = if state.oldest == 0 { state.newest } else { (state.oldest - 1).max(state.lost) };
         let mean = state.bytes.checked_div(state.records).unwrap_or(0) as usize + RECORD_OVERHEAD;
         let mut count = (limits.total_bytes / mean).min(MOST_RECORDS) as u64;
-        let now_ms = unix_ms(Clock::start().date());
+        let now_ms = unix_ms(clock.date());
         loop {
             let after = state.newest.saturating_sub(count).max(begin);
             let mut recovered = Recovered {
@@ -267,6 +267,13 @@ impl Recovered {
     /// A clock that has shown zero when the oldest of the events was published.
     pub(crate) fn clock(&self) -> Clock {
         Clock::start_at(self.oldest_age)
+    }
+
+    /// Gives the records to a log that was not used.
+    #[cfg(feature = "sim")]
+    pub(crate) fn fill(self, log: &mut Log, clock: Clock) {
+        log.begin_after(self.after);
+        self.append_to(log, clock);
     }
 
     /// Where the log in memory begins.

@@ -415,6 +415,74 @@ fn patterns_and_private_events_come_from_the_store_too() {
     assert_eq!(receive(&mut testing::adopt(&hub, one).unwrap(), of_topic.len()), of_topic);
 }
 
+/// A store that keeps so many events of each topic, and has dropped the others.
+fn trimmed_store(events: usize, topics: &[&str]) -> Faulty {
+    let retention = fanfare::Retention::default().with_events(events).with_age(Duration::MAX);
+    let limits = LogLimits::default().with_retention(retention);
+    let store: Faulty = Arc::new(FaultyStore::new(MemoryStore::new(Epoch::new(7), limits)));
+    let records = topics.iter().zip(1..).map(|(name, number)| {
+        let event = Event::new(topic(name)).with_data(format!("{name} {number}"));
+        fanfare_store::Record { number, published_ms: 0, event }
+    });
+    store.append(&records.collect::<Vec<_>>(), Durability::Commit).unwrap();
+    while store.trim(0, 1000).unwrap().more {}
+    store
+}
+
+/// An engine that keeps events of any age.
+fn start_ageless(store: &Faulty) -> Engine {
+    let options = StoreOptions::new(Arc::clone(store) as Arc<dyn Store>);
+    Engine::builder().shards(1).retain_age(Duration::MAX).store(options).start().unwrap()
+}
+
+/// The log in memory began with the newest numbers that were read back, and took them for all that there
+/// were: a subscriber whose topic had lost events in the middle got what is left, and no word of a gap.
+#[test]
+fn a_restart_knows_what_the_store_has_lost_of_each_topic() {
+    let store = trimmed_store(2, &["b", "a", "a", "a", "a", "a", "c"]);
+    let engine = start_ageless(&store);
+    let hub = engine.hub();
+    let gap_of = |name: &str, number: u64| {
+        let id = Cursor { epoch: Epoch::new(7), seq: number }.to_string();
+        let client = testing::adopt(&hub, Subscribe::to([topic(name)]).with_resume(id)).unwrap();
+        client.header("fanfare-gap").is_some()
+    };
+    assert!(gap_of("a", 2), "the events 3 and 4 are gone");
+    assert!(!gap_of("a", 4));
+    for name in ["b", "c", "nothing"] {
+        assert!(!gap_of(name, 1), "nothing of {name} is gone");
+    }
+}
+
+/// A subscriber of two topics, of which one had lost something, got of the other one only what was in memory.
+#[test]
+fn what_the_store_has_left_behind_a_loss_comes_from_it() {
+    let store = trimmed_store(2, &["b", "b", "a", "a", "a", "a"]);
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let builder = Engine::builder().shards(1).retain_age(Duration::MAX).retain_events(1);
+    let engine = builder.store(options).start().unwrap();
+    let subscribe = Subscribe::to([topic("a"), topic("b")]).with_resume("earliest");
+    let mut client = testing::adopt(&engine.hub(), subscribe).unwrap();
+    assert_eq!(receive(&mut client, 4), ["b 1", "b 2", "a 5", "a 6"]);
+}
+
+/// Two copies of an event that the store has, in one publish: the second one was said to be the same as an
+/// event with a number that no event has.
+#[test]
+fn copies_of_what_is_stored_have_the_number_of_the_first_one() {
+    let store = store();
+    let engine = start(&store);
+    publish(&engine.hub(), with_id("order-1", "1")).unwrap();
+    engine.stop(Duration::ZERO).unwrap();
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let engine = Engine::builder().shards(1).retain_events(1).store(options).start().unwrap();
+    publish(&engine.hub(), event("2")).unwrap();
+    let twice = vec![with_id("order-1", "1"), with_id("order-1", "1"), event("3")];
+    let published = publish_all(&engine.hub(), twice).unwrap();
+    let firsts: Vec<_> = published.duplicates.iter().map(|found| (found.index, found.first.seq)).collect();
+    assert_eq!(firsts, [(0, 1), (1, 1)]);
+}
+
 /// What the store has trimmed is a gap, which says from where on everything is there.
 #[test]
 fn what_is_gone_from_the_store_is_a_gap() {

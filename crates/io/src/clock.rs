@@ -52,6 +52,10 @@ impl Clock {
     #[must_use]
     #[allow(clippy::disallowed_methods)] // This is the one place.
     pub fn date(&self) -> SystemTime {
+        #[cfg(feature = "sim")]
+        if self.by_hand {
+            return SystemTime::UNIX_EPOCH + Clock::HAND_DATE + HAND.get();
+        }
         SystemTime::now().max(SystemTime::UNIX_EPOCH)
     }
 }
@@ -59,6 +63,9 @@ impl Clock {
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 impl Clock {
+    /// When clocks that are driven by hand show zero: at the beginning of 2020.
+    pub const HAND_DATE: Duration = Duration::from_secs(1_577_836_800);
+
     /// A clock that shows what the calling thread has said last by [`Clock::set_hand`].
     pub fn by_hand() -> Self {
         Self { by_hand: true, ..Self::start() }

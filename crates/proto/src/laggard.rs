@@ -96,6 +96,7 @@ impl Laggards {
     /// Puts a laggard in the queue: its link has room.
     pub fn ready(&mut self, index: u32) {
         let laggard = &mut self.table[index as usize];
+        laggard.is_fetching = false;
         if !laggard.is_queued {
             laggard.is_queued = true;
             self.ready_queue.push_back(index);
@@ -155,11 +156,10 @@ impl Laggards {
 
     /// Notes that its link took some bytes, or that frames are here for which it waited.
     pub fn progressed(&mut self, index: u32, now: Duration) {
-        let laggard = &mut self.table[index as usize];
-        (laggard.progress_at, laggard.is_fetching) = (now, false);
+        self.table[index as usize].progress_at = now;
     }
 
-    /// Notes that it waits for frames that are fetched. Until [`Laggards::progressed`] it does not stand still,
+    /// Notes that it waits for frames that are fetched. Until [`Laggards::ready`] it does not stand still,
     /// however long that takes: there is nothing that its link could take.
     pub fn fetches(&mut self, index: u32) {
         self.table[index as usize].is_fetching = true;

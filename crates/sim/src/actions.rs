@@ -77,6 +77,7 @@ impl World {
         if self.shared.one_in(6) {
             self.decide_some();
         }
+        self.befall_store();
         self.reconnect_some();
         self.send_requests(2);
         for shard in &self.shards {
@@ -400,7 +401,7 @@ impl World {
             true => vec![self.shared.topic()],
             false => self.shared.topics.clone(),
         };
-        self.inspections.extend(sim::ask(self.shared.hub(), &topics));
+        self.inspections.extend(sim::ask(&self.shared.hub(), &topics));
         self.shared.happened(Occurrence::Inspection);
         let (shard, is_wanted) = (self.shared.below(self.shards.len()), self.shared.one_in(2));
         let filter = match self.shared.one_in(2) {

@@ -72,9 +72,11 @@ impl World {
         let shard = &self.shards[shard];
         let mut net = shard.net.borrow_mut();
         net.note_laggards(shard.shard.laggards().map(|(number, _)| number));
+        let waiting = shard.shard.waiting_for_pages();
         for (number, in_line) in shard.shard.laggards() {
             let blocked = net.still_lags(number);
-            assert!(in_line || blocked || net.owes(number), "a laggard is forgotten");
+            let waits = waiting.contains(&number);
+            assert!(in_line || blocked || net.owes(number) || waits, "a laggard is forgotten");
         }
     }
 
@@ -515,7 +517,9 @@ impl World {
     fn check_resuming(&self, tick: &Tick) {
         let net = self.shards[tick.shard].net.borrow();
         let epoch = self.shared.history.borrow().epoch;
+        let has_disk = self.shared.log.borrow().has_disk();
         let is_ahead = |it: &&Connection| match &it.verifier.request.resume {
+            Resume::After(_) | Resume::Earliest if has_disk => true,
             Resume::After(id) => {
                 Cursor::parse(id).is_some_and(|at| at.epoch == epoch && at.seq > tick.newest)
             }
@@ -538,12 +542,16 @@ impl World {
     /// told of a gap at once only where so many wait.
     fn check_room_to_wait(&self, tick: &Tick) {
         let mut net = self.shards[tick.shard].net.borrow_mut();
-        let may_wait = (self.shared.setting.limits.pending / 4).max(1);
+        let has_disk = self.shared.log.borrow().has_disk();
+        let may_wait = match has_disk {
+            true => self.shared.setting.limits.pending,
+            false => (self.shared.setting.limits.pending / 4).max(1),
+        };
         let resuming = tick.after.resuming;
         assert!(resuming <= may_wait, "{resuming} wait for a number, and {may_wait} may");
         let told = |it: &mut Connection| std::mem::take(&mut it.verifier.was_told_at_once);
         let told_at_once = net.connections.iter_mut().map(told).filter(|told| *told).count();
-        if told_at_once == 0 {
+        if told_at_once == 0 || has_disk {
             return;
         }
         // Those that waited, and were answered or closed in this tick.

@@ -27,6 +27,18 @@ impl Choices {
         Choices { source: Source::Bytes { bytes: bytes.to_vec(), at: 0 } }
     }
 
+    /// Another source, with which something can be chosen that stories did not have before: an endless one
+    /// goes on as it would have gone on without. That of bytes comes from the last two.
+    pub(crate) fn beside(&self) -> Choices {
+        match &self.source {
+            Source::Seed(state) => Choices::from_seed(state.wrapping_mul(0xd134_2543_de82_ef95)),
+            Source::Bytes { bytes, .. } => match bytes.last_chunk::<2>() {
+                Some([0, 0]) | None => Choices::from_bytes(&[]),
+                Some(last) => Choices::from_seed(u16::from_le_bytes(*last).into()),
+            },
+        }
+    }
+
     /// Whether the bytes have come to their end: then so should the story.
     pub fn are_over(&self) -> bool {
         matches!(&self.source, Source::Bytes { bytes, at } if *at >= bytes.len())

@@ -76,7 +76,7 @@ impl World {
         }
         // What is counted for nothing stays so.
         if self.shards[tick.shard].ticks.is_multiple_of(TICKS) || tick.after.is_draining {
-            sim::check_clients(self.shared.hub(), self.shards.iter().map(|shard| &shard.shard));
+            sim::check_clients(&self.shared.hub(), self.shards.iter().map(|shard| &shard.shard));
         }
         if tick.after.counts.subscribed == tick.before.counts.subscribed {
             return;

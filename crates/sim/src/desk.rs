@@ -144,6 +144,12 @@ pub(crate) fn admission(desk: SharedDesk) -> impl Fn(&Request<'_>) -> Decision +
     }
 }
 
+/// The engine that made them is no more.
+pub(crate) fn forget_tickets(desk: &SharedDesk) {
+    let forgotten = std::mem::take(&mut *locked(desk));
+    drop(forgotten);
+}
+
 impl Net {
     /// Notes which requests wait now.
     pub(crate) fn note_undecided(&mut self) {

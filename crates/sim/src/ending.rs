@@ -25,11 +25,14 @@ impl World {
     pub(crate) fn let_all_catch_up(&mut self) {
         trace!(self.shared, "the world becomes kind");
         self.shared.hostile.set(false);
+        if let Some(disk) = self.shared.disk() {
+            disk.heal();
+        }
         if self.shared.one_in(2) {
             self.shared.drop_all_unreleased();
         }
         self.shared.release_all(", in the end");
-        assert_eq!(sim::reserved_events(self.shared.hub()), (0, 0), "room is reserved for no batch");
+        assert_eq!(sim::reserved_events(&self.shared.hub()), (0, 0), "room is reserved for no batch");
         self.all_read();
         self.pass(SECOND / 2);
         self.decide_all();
@@ -121,6 +124,9 @@ impl World {
             }
         }
         assert_eq!(self.undecided(), 0, "a request waits for a decision");
+        for (index, shard) in self.shards.iter().enumerate() {
+            assert_eq!(shard.shard.pages(), 0, "shard {index} keeps places for pages");
+        }
         self.take_inspections();
         assert!(self.inspections.is_empty(), "an inspection without an answer");
         assert!(self.listing.is_none(), "a question about connections without an answer");
@@ -176,7 +182,7 @@ impl World {
             self.take_listing();
             assert!(self.listing.is_none(), "a question about connections without an answer");
         }
-        let answers = sim::ask(self.shared.hub(), &self.shared.topics);
+        let answers = sim::ask(&self.shared.hub(), &self.shared.topics);
         self.pass(Duration::ZERO);
         for (index, (answer, shard)) in answers.iter().zip(&self.shards).enumerate() {
             let counts = answer.try_recv().expect("an answer");
@@ -203,7 +209,7 @@ impl World {
         self.check_all_closed();
         let longest = self.shared.log.borrow().longest_age();
         self.pass(longest + 2 * SECOND);
-        let log = sim::log_snapshot(self.shared.hub());
+        let log = sim::log_snapshot(&self.shared.hub());
         assert_eq!((log.frames, log.topics, log.readers), (0, 0, 0), "something is retained for ever");
         let forgotten = limits.log.total_bytes / 16;
         assert!(log.bytes <= forgotten + EMPTY_LOG, "{} bytes are retained for ever", log.bytes);
@@ -297,7 +303,7 @@ impl World {
             assert!(served <= drained, "{served} were sent everything and {drained} are counted");
         }
         assert!(self.shared.history.borrow().newest() == history_end, "published after the end");
-        assert_eq!(sim::reserved_events(self.shared.hub()), (0, 0), "room is reserved for no batch");
+        assert_eq!(sim::reserved_events(&self.shared.hub()), (0, 0), "room is reserved for no batch");
     }
 
     /// The drain begins. Batches that have their numbers are released before, or never, or too late.
@@ -309,9 +315,10 @@ impl World {
         }
         self.shared.is_over.set(true);
         self.shared.cuts_from.set(self.shared.now.get() + window);
-        sim::drain(self.shared.hub(), window);
+        sim::drain(&self.shared.hub(), window);
         let late = self.shared.hub().disconnect_subject("x");
         assert_eq!(late, Err(ConnectionError::Stopped), "an order to an engine that drains");
+        self.shared.stop_stored();
         self.shared.release_too_late();
     }
 

@@ -6,6 +6,9 @@
 //! the contract of `Io`; after every tick the shards check themselves. In the end every client has
 //! everything, and all leave, or the engine drains. A story that goes wrong panics.
 //!
+//! One world in three has a durable store: then the process ends at any step of a commit, and another engine
+//! opens the same disk (see `stored.rs` and `disk.rs`).
+//!
 //! - [`story`] tells one, from [`Choices`]: a seed, or bytes that a fuzzer has chosen;
 //! - `cargo xtask sim` tells very many, on all cores;
 //! - `cargo xtask planted` plants bugs, and checks whether they are found.
@@ -17,6 +20,7 @@ mod client;
 mod clients;
 mod connection;
 mod desk;
+mod disk;
 mod ending;
 mod history;
 mod life_cycle;
@@ -32,6 +36,7 @@ mod repetitions;
 mod response;
 mod setting;
 mod shared;
+mod stored;
 #[cfg(test)]
 mod stories;
 mod subscription;

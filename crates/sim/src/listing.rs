@@ -30,7 +30,7 @@ fn is_about(filter: &ConnectionFilter, it: &Connection) -> bool {
 impl World {
     /// Asks a shard for its connections, unless it takes no question now.
     pub(crate) fn list(&mut self, shard: usize, filter: ConnectionFilter) {
-        let Some(answer) = sim::list(self.shared.hub(), shard, &filter, usize::MAX) else { return };
+        let Some(answer) = sim::list(&self.shared.hub(), shard, &filter, usize::MAX) else { return };
         let there = self.live(shard, &filter);
         let ticks = self.shards[shard].ticks;
         self.listing = Some(Listing { shard, filter, there, answer, ticks });

@@ -6,13 +6,15 @@
 //! is told of a gap.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare::sim::{self, LogSnapshot, PatternInLog, TopicInLog};
 use fanfare::{Cursor, Epoch, Hub, Limits, LogLimits, Pattern, Retention, Topic};
 
 use crate::client::Resume;
-use crate::history::{Entry, Interest};
+use crate::disk::{self, Disk};
+use crate::history::{Entry, History, Interest};
 
 /// What the log may keep for itself of its total: see `FORGOTTEN_SHARE` in the engine.
 const FORGOTTEN_SHARE: usize = 16;
@@ -35,6 +37,8 @@ pub(crate) enum Change {
     Trim,
     /// Events were released, and [`LogModel::append`] knows them.
     Release,
+    /// The log was filled with what a disk has.
+    Open,
 }
 
 /// Where a subscriber starts.
@@ -48,6 +52,8 @@ pub(crate) struct Start {
     pub(crate) gap: bool,
     /// It asked for a number that is not released yet.
     pub(crate) ahead: bool,
+    /// Events up to here may be left out although the log has them: which one it has is not known.
+    pub(crate) excused_until: u64,
 }
 
 /// All topics of a world, and what the log must have of them.
@@ -75,6 +81,10 @@ pub(crate) struct LogModel {
     unretained_bytes: usize,
     /// What the log's count of changes was at the last observation.
     observed: Option<u64>,
+    /// The newest number when the log was filled with what a disk has.
+    opened_at: u64,
+    /// Where the engine has what is not in memory.
+    disk: Option<Arc<Disk>>,
 }
 
 struct TopicModel {
@@ -144,7 +154,42 @@ impl LogModel {
             released_bytes: 0,
             unretained_bytes: 0,
             observed: None,
+            opened_at: 0,
+            disk: None,
         }
+    }
+
+    /// The log of an engine that begins with what a disk has. `history` is everything that was ever visible.
+    /// The log in memory may begin anywhere, and says no more than is true: what it lacks, it does not claim
+    /// to have.
+    pub(crate) fn open(&mut self, disk: &Arc<Disk>, hub: &Hub, history: &History, now: Duration) {
+        let in_memory = sim::numbers_in_log(hub);
+        let records = disk.all();
+        let newest = fanfare::Store::state(&**disk).newest;
+        let mut kept: Vec<Entry> = Vec::new();
+        for record in records.iter().filter(|record| in_memory.contains(&record.number)) {
+            let entry = history.get(record.number).expect("an event that was published");
+            kept.push(Entry { published_at: disk::published_at(record, now), ..entry.clone() });
+        }
+        let numbers: Vec<u64> = kept.iter().map(|entry| entry.seq).collect();
+        assert_eq!(numbers, in_memory, "what the log begins with is on the disk");
+        for (name, topic) in self.names.iter().zip(&mut self.topics) {
+            let of_topic = history.events.iter().filter(|entry| entry.topics.contains(name));
+            for entry in of_topic.filter(|entry| !in_memory.contains(&entry.seq)) {
+                topic.dropped[1] = topic.dropped[1].max(entry.seq);
+                if !entry.private {
+                    topic.dropped[0] = topic.dropped[0].max(entry.seq);
+                }
+            }
+        }
+        // It may say more of what it does not know of.
+        (self.floor_at_most, self.opened_at) = (newest, newest);
+        for entry in &kept {
+            self.append(entry, now);
+        }
+        self.newest = newest;
+        self.disk = Some(Arc::clone(disk));
+        self.observe(hub, Change::Open, now);
     }
 
     fn topic(&self, name: &Topic) -> &TopicModel {
@@ -191,7 +236,7 @@ impl LogModel {
             let bytes_before = topic.bytes;
             while topic.retained.len() > kept {
                 let dropped = topic.drop_oldest();
-                if change == Change::Trim && topic.is_too_old(&dropped, now) {
+                if change == Change::Open || (change == Change::Trim && topic.is_too_old(&dropped, now)) {
                     continue;
                 }
                 let seq = dropped.seq;
@@ -295,7 +340,7 @@ impl LogModel {
                     dropped[of]
                 );
                 assert!(
-                    says <= of_any[of],
+                    says <= of_any[of].max(self.opened_at),
                     "no event up to {says} was dropped, as the log says of {pattern}"
                 );
                 assert!(
@@ -303,7 +348,8 @@ impl LogModel {
                     "what other topics have dropped up to {says} is told of {pattern}"
                 );
             }
-            assert!(says.is_known || says.available_after == of_any, "what is said of {pattern}");
+            let is_of_any = says.available_after == of_any || self.disk.is_some();
+            assert!(says.is_known || is_of_any, "what is said of {pattern}");
             self.remembered += u64::from(
                 says.is_known && !says.shards.is_empty() && said.is_known && said.shards.is_empty(),
             );
@@ -338,8 +384,43 @@ impl LogModel {
         self.newest
     }
 
-    /// Every event that interests a subscriber after this number is in the log.
+    /// Every event that interests a subscriber after this number can be read, in memory or from the disk.
     pub(crate) fn available_after(&self, interest: &Interest) -> u64 {
+        match &self.disk {
+            // What cannot be read is gone, for the subscriber.
+            Some(disk) if disk.failed_reads() > 0 => {
+                disk.gone_for(interest).max(self.available_in_memory_after(interest))
+            }
+            Some(disk) => disk.gone_for(interest),
+            None => self.available_in_memory_after(interest),
+        }
+    }
+
+    /// Whether a subscriber gets this event from the disk, because memory has it no more.
+    pub(crate) fn is_on_disk_alone(&self, interest: &Interest, seq: u64) -> bool {
+        self.disk.is_some() && !self.has_between(interest, seq - 1, seq)
+    }
+
+    /// Whether a subscriber is told of a gap only where something is gone that it may see. A disk does not know
+    /// which topics a pattern has lost, nor what a crash has lost; and it says of all topics alike whether
+    /// private events count.
+    pub(crate) fn is_exact(&self, interest: &Interest) -> bool {
+        let is_exact = |disk: &Arc<Disk>| {
+            interest.patterns.is_empty()
+                && !interest.is_mixed()
+                && disk.failed_reads() == 0
+                && !disk.has_lost()
+        };
+        self.disk.as_ref().is_none_or(is_exact)
+    }
+
+    /// Whether there is a disk.
+    pub(crate) fn has_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// Every event that interests a subscriber after this number is in the log.
+    fn available_in_memory_after(&self, interest: &Interest) -> u64 {
         let of = |topic| self.topic(topic).available_after[usize::from(interest.sees_private(topic))];
         let patterns = self.patterns.iter().zip(&self.in_log);
         let of_patterns =
@@ -367,9 +448,86 @@ impl LogModel {
         entry.topics.iter().any(|topic| is_in(self.topic(topic)))
     }
 
-    /// Whether the log has this event for a subscriber.
+    /// Whether a subscriber must get this event, because the log has it, or the disk.
     pub(crate) fn has(&self, interest: &Interest, seq: u64) -> bool {
-        self.has_between(interest, seq - 1, seq)
+        match &self.disk {
+            Some(disk) => disk.failed_reads() == 0 && disk.has(interest, seq),
+            None => self.has_between(interest, seq - 1, seq),
+        }
+    }
+
+    /// Where a subscriber starts whose stream begins with a gap in its head, or without one. The disk is asked
+    /// where memory has not everything, some time before the stream begins.
+    /// `is_late`: the disk was waited for as long as may be.
+    pub(crate) fn start_with(
+        &self,
+        interest: &Interest,
+        resume: &Resume,
+        has_gap: bool,
+        is_late: bool,
+    ) -> Start {
+        if self.disk.is_none() || *resume == Resume::Now {
+            return self.start(interest, resume);
+        }
+        // Where the disk cannot be read, a subscriber is told that everything is gone.
+        let has_failed = self.disk.as_ref().is_some_and(|disk| disk.failed_reads() > 0);
+        let available = match has_failed {
+            true => self.newest,
+            false if is_late => self.available_after(interest).max(self.available_in_memory_after(interest)),
+            false => self.available_after(interest),
+        };
+        let number = match resume {
+            Resume::Now | Resume::Earliest => Some(0),
+            Resume::After(id) => {
+                Cursor::parse(id).filter(|cursor| cursor.epoch == self.epoch).map(|it| it.seq)
+            }
+        };
+        let is_text = matches!(resume, Resume::After(id) if Cursor::parse(id).is_none());
+        let ahead = number.is_some_and(|number| number > self.newest);
+        let incomplete = |cursor: u64, gap: bool| {
+            // Of a number that did not come, only memory is asked.
+            let available =
+                if ahead { available.max(self.available_in_memory_after(interest)) } else { available };
+            let excused_until = if ahead { available } else { 0 };
+            Start { cursor, incomplete_until: available, gap, ahead, excused_until }
+        };
+        match (resume, number) {
+            (Resume::Earliest, _) => {
+                assert!(!has_gap || has_failed, "a gap is told to one that asks for what there is");
+                incomplete(0, has_gap)
+            }
+            (_, Some(number)) if has_gap => {
+                let is_right = ahead || number < available;
+                assert!(is_right, "a gap after {number}, and nothing is gone behind {available}");
+                incomplete(if ahead { 0 } else { number }, true)
+            }
+            (_, Some(number)) => complete_at(number),
+            (Resume::After(id), None) => {
+                let bearers = self.first_bearer(id, interest).into_iter().chain(self.on_disk(id, interest));
+                let bearers: Vec<u64> = if is_text { bearers.collect() } else { Vec::new() };
+                if has_gap {
+                    let last = bearers.iter().max().copied().unwrap_or_default();
+                    return Start { excused_until: last, ..incomplete(0, true) };
+                }
+                let first = bearers.iter().min();
+                let first = *first.unwrap_or_else(|| panic!("no event bears {id}, and no gap is told"));
+                let last = bearers.iter().max().copied().unwrap_or(first);
+                // Which of several events with this id the client has, it does not say.
+                Start { incomplete_until: last, excused_until: last, ..complete_at(first) }
+            }
+            (Resume::Now, None) => unreachable!("that was answered above"),
+        }
+    }
+
+    /// The events on the disk that bear this id, among those that the subscriber may see.
+    fn on_disk(&self, id: &str, interest: &Interest) -> Vec<u64> {
+        let Some(disk) = &self.disk else { return Vec::new() };
+        let bears = |record: &&fanfare_store::Record| {
+            let event = &record.event;
+            event.id().is_some_and(|its| its.as_str() == id)
+                && event.topics().iter().any(|topic| interest.selects(topic, event.is_private()))
+        };
+        disk.all().iter().filter(bears).map(|record| record.number).collect()
     }
 
     /// Where a subscriber starts now.
@@ -378,9 +536,9 @@ impl LogModel {
         // Where nothing is left of what is incomplete, the stream goes on behind it.
         let incomplete = |from: u64, gap: bool, ahead: bool| {
             let cursor = if self.has_between(interest, from, available) { from } else { available.max(from) };
-            Start { cursor, incomplete_until: available, gap, ahead }
+            Start { cursor, incomplete_until: available, gap, ahead, excused_until: 0 }
         };
-        let complete = |cursor| Start { cursor, incomplete_until: cursor, gap: false, ahead: false };
+        let complete = complete_at;
         let seq = match resume {
             Resume::Now => return complete(self.newest),
             Resume::Earliest => return incomplete(0, false, false),
@@ -459,6 +617,12 @@ impl LogModel {
         due < DROPPED_AT_ONCE
     }
 
+    /// The number of an event that is too old, where the log has one.
+    pub(crate) fn first_due(&self, now: Duration) -> Option<u64> {
+        let due = self.topics.iter().find(|topic| topic.oldest_is_too_old(now))?;
+        due.retained.front().map(|oldest| oldest.seq)
+    }
+
     /// Whether the log has an event that is too old.
     pub(crate) fn has_due(&self, now: Duration) -> bool {
         self.topics.iter().any(|topic| topic.oldest_is_too_old(now))
@@ -526,9 +690,9 @@ impl TopicModel {
     fn drop_oldest(&mut self) -> Retained {
         let oldest = self.retained.pop_front().expect("an event that is retained");
         self.bytes -= oldest.size;
-        self.dropped[1] = oldest.seq;
+        self.dropped[1] = self.dropped[1].max(oldest.seq);
         if !oldest.is_private {
-            self.dropped[0] = oldest.seq;
+            self.dropped[0] = self.dropped[0].max(oldest.seq);
         }
         if let Some(id) = &oldest.own_id {
             let key = (id.clone(), oldest.is_private);
@@ -559,6 +723,11 @@ impl Evicted {
         self.largest_event = self.largest_event.max(event_bytes);
         self.tables += 100;
     }
+}
+
+/// It has everything up to here.
+fn complete_at(cursor: u64) -> Start {
+    Start { cursor, incomplete_until: cursor, gap: false, ahead: false, excused_until: 0 }
 }
 
 fn retention_of(limits: &LogLimits, topic: &Topic) -> Retention {

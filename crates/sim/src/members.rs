@@ -25,7 +25,7 @@ impl World {
             self.check_listed_members();
         }
         loop {
-            let events = sim::announcements_at(hub, now);
+            let events = sim::announcements_at(&hub, now);
             if events.is_empty() {
                 break;
             }

@@ -9,7 +9,7 @@ use fanfare::sim;
 use fanfare_io::{Exception, Io, Notification, Peer, Received, Socket, Token, table};
 
 use crate::desk::Place;
-use crate::network::{CutPiece, ECONNRESET, FIRST_SOCKET, Network};
+use crate::network::{CutPiece, ECONNRESET, FIRST_SOCKET, Net, Network};
 use crate::tally::Occurrence;
 use crate::trace::trace;
 
@@ -18,10 +18,23 @@ const ENOSPC: i32 = 28;
 impl Network {
     /// Something is published while the shard is busy.
     fn meanwhile(&self, odds: usize, what: &str) {
-        if self.shared.setting.publishers > 0 && self.shared.mishap(odds) && self.shared.hub.get().is_some() {
+        if self.shared.setting.publishers > 0
+            && self.shared.mishap(odds)
+            && self.shared.hub.borrow().is_some()
+        {
             self.shared.happened(Occurrence::PublishInSweep);
             self.shared.publish_some(what);
         }
+    }
+}
+
+impl Net {
+    /// The engine has ended. The kernel closes its sockets.
+    pub(crate) fn end(&mut self) {
+        let open: Vec<Socket> =
+            self.numbers.keys().copied().filter(|number| *number < FIRST_SOCKET).collect();
+        // SAFETY: `adopt` took the numbers from their owner, and the shard that had them is no more.
+        unsafe { table::close_left_behind(&open) };
     }
 }
 
@@ -60,7 +73,7 @@ impl Io for Network {
         assert!(token.0 < Token::LIMIT);
         let other = net.connections[index].token.replace(token);
         assert_eq!(other, None, "{number} is watched twice");
-        if let Some(id) = sim::connection_of(self.shared.hub(), net.shard, token) {
+        if let Some(id) = sim::connection_of(&self.shared.hub(), net.shard, token) {
             net.connections[index].id = Some(id);
             assert_eq!(net.ids.insert(id, index), None, "two connections have the name {id}");
         }

@@ -84,7 +84,10 @@ impl Net {
                 // One that waits for a number begins after the order. It may wait although the number is
                 // released by now.
                 Order::DisconnectTopic(topic) => {
-                    names(&request.interest, topic) && !matches!(request.resume, Resume::After(_))
+                    let waits_for_store =
+                        self.shared.log.borrow().has_disk() && request.resume == Resume::Earliest;
+                    let may_wait = waits_for_store || matches!(request.resume, Resume::After(_));
+                    names(&request.interest, topic) && !may_wait
                 }
                 Order::Disconnect(_) | Order::ChangeTopics(..) => false,
             }
@@ -100,8 +103,8 @@ impl Net {
 
     /// Notes which orders the shard has carried out. This comes before anything else is sent or published.
     pub(crate) fn note_orders(&mut self) {
-        let Some(hub) = self.shared.hub.get() else { return };
-        let carried_out = sim::orders(hub, self.shard).carried_out;
+        let Some(hub) = self.shared.hub.borrow().clone() else { return };
+        let carried_out = sim::orders(&hub, self.shard).carried_out;
         while self.orders.carried_out < carried_out {
             self.orders.carried_out += 1;
             let (order, meant) = self.orders.given.pop_front().expect("an order that was given");
@@ -283,7 +286,7 @@ impl World {
     /// Gives an order: to one shard, or to all.
     pub(crate) fn give(&self, shard: Option<usize>, order: impl Fn(usize) -> Order) {
         let hub = self.shared.hub();
-        let given = || (0..self.shards.len()).map(|shard| sim::orders(hub, shard).given).collect::<Vec<_>>();
+        let given = || (0..self.shards.len()).map(|shard| sim::orders(&hub, shard).given).collect::<Vec<_>>();
         let before = given();
         let said = match order(0) {
             Order::Disconnect(id) => hub.disconnect(id),

@@ -28,6 +28,9 @@ const UNRELEASED: usize = 3;
 impl Shared {
     /// Publishes one event, or a few at once. `when` says what is going on meanwhile.
     pub(crate) fn publish_some(&self, when: &str) {
+        if self.store.borrow().is_some() {
+            return self.publish_stored_some(when);
+        }
         let waiting = self.unreleased.borrow().len();
         match self.below(8) {
             0 | 1 if waiting > 0 => self.release_some(when),
@@ -51,6 +54,9 @@ impl Shared {
     pub(crate) fn publish_to(&self, topic: &Topic, size: usize) -> bool {
         self.release_all("");
         let entries = self.one_event(topic, size);
+        if self.store.borrow().is_some() {
+            return self.publish_and_commit(entries);
+        }
         self.publish(entries, "")
     }
 
@@ -138,13 +144,13 @@ impl Shared {
         let is_larger = self.is_larger_than_a_mailbox(&events, &entries);
         let numbers: Vec<u64> = entries.iter().map(|entry| entry.seq).collect();
         let count = events.len();
-        match sim::sequence(self.hub(), &mut events, is_given.then_some(&numbers)) {
+        match sim::sequence(&self.hub(), &mut events, is_given.then_some(&numbers)) {
             Ok(batch) => {
                 let taken = count - events.len();
                 self.check_taken(taken, count, is_larger, &entries);
                 let told = Told::of(self, taken, &before, &mut entries);
                 let Some(last) = entries.last().map(|last| last.seq) else {
-                    let (published, is_visible) = sim::release(self.hub(), batch);
+                    let (published, is_visible) = sim::release(&self.hub(), batch);
                     assert!(is_visible, "all of its events are visible");
                     told.check(&published);
                     return;
@@ -163,6 +169,7 @@ impl Shared {
 
     /// Releases all batches that are not released, in any order.
     pub(crate) fn release_all(&self, when: &str) {
+        self.commit_all(when);
         while !self.unreleased.borrow().is_empty() {
             self.release_some(when);
         }
@@ -185,7 +192,7 @@ impl Shared {
             trace!(self, "release {first} to {}{when}", unreleased.entries[count - 1].seq);
             batch
         };
-        let (published, is_visible) = sim::release(self.hub(), batch);
+        let (published, is_visible) = sim::release(&self.hub(), batch);
         self.unreleased.borrow()[index].told.check(&published);
         assert_eq!(is_visible, index == 0, "a batch is visible when none is before it");
         self.happened(if is_visible { Occurrence::Released } else { Occurrence::ReleasedEarly });
@@ -199,7 +206,7 @@ impl Shared {
         self.released(visible.into_iter().map(|one| one.entries).collect());
         for Unreleased { batch, entries, .. } in late {
             trace!(self, "release {} to {} too late", entries[0].seq, entries[entries.len() - 1].seq);
-            let is_visible = batch.is_some_and(|batch| sim::release(self.hub(), batch).1);
+            let is_visible = batch.is_some_and(|batch| sim::release(&self.hub(), batch).1);
             assert!(!is_visible, "a batch is visible although the engine drains");
             self.happened(Occurrence::NeverReleased);
         }
@@ -248,20 +255,22 @@ impl Shared {
     }
 
     /// So many of the events may be taken.
-    fn check_taken(&self, taken: usize, count: usize, is_larger: bool, entries: &[Entry]) {
+    pub(crate) fn check_taken(&self, taken: usize, count: usize, is_larger: bool, entries: &[Entry]) {
         assert!(taken == count || (is_larger && taken > 0), "half a batch");
         let bad = entries[..taken].iter().any(|entry| self.is_bad(entry));
         assert!(!bad && !self.is_over.get(), "published what should be refused");
     }
 
     /// The events of these batches are visible now.
-    fn released(&self, batches: Vec<Vec<Entry>>) {
+    pub(crate) fn released(&self, batches: Vec<Vec<Entry>>) {
         for entries in batches {
             self.tally.borrow_mut().add(Occurrence::Published, entries.len() as u64);
             if entries.len() > 1 {
                 self.happened(Occurrence::Batch);
             }
             for entry in &entries {
+                let newest = self.history.borrow().newest();
+                assert!(entry.seq > newest, "the number {} is given where {newest} was visible", entry.seq);
                 // Read before the release.
                 for shard in self.log.borrow().shards_reading(&entry.topics) {
                     self.mailed.borrow_mut()[shard] += 1;
@@ -271,11 +280,17 @@ impl Shared {
             }
             self.history.borrow_mut().events.extend(entries);
         }
-        self.log.borrow_mut().observe(self.hub(), Change::Release, self.now.get());
+        self.log.borrow_mut().observe(&self.hub(), Change::Release, self.now.get());
     }
 
     /// Nothing was published: for a reason?
-    fn refused(&self, error: &PublishError, entries: &[Entry], before: &[Before], is_larger: bool) {
+    pub(crate) fn refused(
+        &self,
+        error: &PublishError,
+        entries: &[Entry],
+        before: &[Before],
+        is_larger: bool,
+    ) {
         let bad = entries.iter().any(|entry| self.is_bad(entry));
         let occurrence = match error {
             PublishError::Busy => {
@@ -283,7 +298,7 @@ impl Shared {
                 let topics = entries.iter().flat_map(|entry| entry.topics.iter().cloned());
                 let topics: Vec<Topic> = topics.collect();
                 let is_read = !self.log.borrow().shards_reading(&topics).is_empty();
-                let waits = !self.unreleased.borrow().is_empty();
+                let waits = !self.unreleased.borrow().is_empty() || !self.pending_entries().is_empty();
                 assert!(is_read || waits, "busy, though no shard is to get the event");
                 let is_repeated = before.iter().any(Before::is_unreleased);
                 if is_repeated { Occurrence::RepeatedUnreleased } else { Occurrence::Busy }
@@ -324,13 +339,13 @@ impl Shared {
         entry.own_id.as_deref().and_then(Cursor::parse).is_some()
     }
 
-    fn is_bad(&self, entry: &Entry) -> bool {
+    pub(crate) fn is_bad(&self, entry: &Entry) -> bool {
         self.is_too_large(entry) || self.is_reserved(entry)
     }
 
     /// Whether a batch may be taken in parts: only one that is larger than an empty mailbox, or than all of
     /// them, or that has more topics than a batch may.
-    fn is_larger_than_a_mailbox(&self, events: &[Event], entries: &[Entry]) -> bool {
+    pub(crate) fn is_larger_than_a_mailbox(&self, events: &[Event], entries: &[Entry]) -> bool {
         let limits = &self.setting.limits;
         let sizes = || events.iter().map(Frame::size_at_most);
         let log = self.log.borrow();
@@ -342,7 +357,7 @@ impl Shared {
         events.len() > 1 && (events.len() > limits.mailbox_events || is_large)
     }
 
-    fn measure(&self, events: &[Event], entries: &mut [Entry]) {
+    pub(crate) fn measure(&self, events: &[Event], entries: &mut [Entry]) {
         let epoch = self.history.borrow().epoch;
         for (event, entry) in events.iter().zip(entries) {
             let id = entry.wire_id(epoch);
@@ -351,7 +366,7 @@ impl Shared {
     }
 
     /// One event, or a few. `hole`: numbers are left out before each of them, at most so many.
-    fn some_events(&self, hole: Option<u64>) -> Vec<Entry> {
+    pub(crate) fn some_events(&self, hole: Option<u64>) -> Vec<Entry> {
         let count = self.pick(&[1, 1, 1, 2, 5]);
         let mut seq = self.last_number.get();
         let mut entries = Vec::new();

@@ -7,6 +7,7 @@ use fanfare::{Event, EventId, EventType, Published, Topic};
 
 use crate::history::Entry;
 use crate::shared::Shared;
+use crate::stored::StoredBefore;
 use crate::tally::Occurrence;
 
 /// What the hub may say of one event. Where numbers were given from outside, several events may bear one id.
@@ -18,8 +19,20 @@ pub(crate) struct Before {
     unreleased: Vec<bool>,
     /// Where there is none either: the first one in the batch, and whether it says the same.
     in_batch: Option<(usize, bool)>,
+    /// Where there is none either: the one that the disk has, and whether it says the same.
+    stored: Option<(u64, bool)>,
     /// Such an event was published, and is no longer retained.
     was_evicted: bool,
+}
+
+/// Which of the events with numbers of a publish the disk has already.
+pub(crate) fn stored_of(before: &[Before], entries: &[Entry]) -> Vec<StoredBefore> {
+    let new = before.iter().enumerate().filter(|(_, before)| !before.is_repeated());
+    let of = |((index, before), entry): ((usize, &Before), &Entry)| {
+        let (first, is_same) = before.stored?;
+        Some(StoredBefore { given: entry.seq, index, first, is_same })
+    };
+    new.zip(entries).filter_map(of).collect()
 }
 
 /// What the publisher of a batch must be told.
@@ -62,15 +75,19 @@ impl Told {
         let epoch = shared.history.borrow().epoch;
         let (first, last) = (entries[0].wire_id(epoch), entries[count - 1].wire_id(epoch));
         let mut duplicates = Vec::new();
+        let all = before;
+        let first_of = |before: &Before, entry: &Entry| before.stored.map_or(entry.seq, |(first, _)| first);
         for (index, before) in before.iter().take(count).enumerate() {
             assert!(!before.must_conflict(), "one id for two events");
             assert!(!before.is_unreleased(), "an event is told to be a duplicate of one that may be dropped");
             let retained = before.retained.iter().filter(|(_, is_same)| *is_same).map(|(seq, _)| *seq);
-            let in_batch = before.in_batch.map(|(first, _)| entries[first].seq);
+            let in_batch = before.in_batch.map(|(first, _)| first_of(&all[first], &entries[first]));
             if before.is_repeated() {
                 duplicates.push((index, retained.chain(in_batch).collect()));
                 let is_in_batch = before.in_batch.is_some();
                 shared.happened(if is_in_batch { Occurrence::RepeatedInBatch } else { Occurrence::Repeated });
+            } else if before.stored.is_some() {
+                shared.happened(Occurrence::RepeatedStored);
             } else if before.was_evicted {
                 shared.happened(Occurrence::IdFreeAgain);
             }
@@ -78,6 +95,12 @@ impl Told {
         let mut repeated = before.iter().map(Before::is_repeated);
         entries.retain(|_| !repeated.next().unwrap_or_default());
         Told { count, first, last, duplicates }
+    }
+
+    /// The disk has one of the events.
+    pub(crate) fn add_stored(&mut self, before: &StoredBefore) {
+        self.duplicates.push((before.index, vec![before.first]));
+        self.duplicates.sort_unstable();
     }
 
     /// The publisher is told that.
@@ -101,7 +124,10 @@ impl Shared {
         let mut seq = self.last_number.get();
         for index in 0..entries.len() {
             let before = self.repetition(&entries[index], &entries[..index], &all);
-            if !before.is_repeated() {
+            if before.stored.is_some() && !before.is_repeated() {
+                seq += 1;
+                entries[index].seq = seq;
+            } else if !before.is_repeated() {
                 seq += 1;
                 let given = entries[index].data.clone();
                 entries[index].renumber(seq);
@@ -131,7 +157,8 @@ impl Shared {
         if found.retained.is_empty() {
             let unreleased = self.unreleased.borrow();
             let entries = unreleased.iter().flat_map(|batch| &batch.entries);
-            let same = entries.filter(|other| other.is_same_event(entry));
+            let pending = self.pending_entries();
+            let same = entries.chain(&pending).filter(|other| other.is_same_event(entry));
             found.unreleased = same.map(|other| other.says_the_same(entry)).collect();
         }
         if found.retained.is_empty() && found.unreleased.is_empty() {
@@ -140,6 +167,14 @@ impl Shared {
                 is_new && other.is_same_event(entry)
             });
             found.in_batch = first.map(|first| (first, batch[first].says_the_same(entry)));
+        }
+        if !found.is_repeated()
+            && let Some(record) = self.disk().and_then(|disk| disk.first(entry))
+        {
+            let (event, first) = (event_of(entry), record.event);
+            let is_same = (event.is_private(), event.event_type(), event.data())
+                == (first.is_private(), first.event_type(), first.data());
+            found.stored = Some((record.number, is_same));
         }
         found
     }

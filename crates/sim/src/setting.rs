@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use fanfare::sim::Budgets;
 use fanfare::{
-    ClientLimits, FullPolicy, HeadLimits, HeartbeatForm, LaggardPolicy, Limits, LogLimits, Retention,
-    RetentionRule,
+    ClientLimits, Durability, FullPolicy, HeadLimits, HeartbeatForm, LaggardPolicy, Limits, LogLimits,
+    Retention, RetentionRule,
 };
 use fanfare_proto::audience::SweepBounds;
 
@@ -53,10 +53,72 @@ pub(crate) struct Setting {
     pub(crate) publishers: usize,
     /// One in so many subscribers has patterns; zero: none.
     pub(crate) patterns: usize,
+    /// The durable store; `None`: there is none.
+    pub(crate) store: Option<StoreSetting>,
+}
+
+/// What a world with a durable store begins with.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreSetting {
+    pub(crate) durability: Durability,
+    /// What the store retains: at least what memory does.
+    pub(crate) limits: LogLimits,
+    /// The process ends once in so many steps; zero: never.
+    pub(crate) crashes: usize,
+    /// The disk is full once in so many steps; zero: never.
+    pub(crate) full: usize,
+    /// A read fails once in so many steps; zero: never.
+    pub(crate) bad_reads: usize,
+    /// The store commits, and answers, once in so many moments at which it could.
+    pub(crate) slowness: usize,
 }
 
 impl Setting {
     pub(crate) fn random(choices: &mut Choices) -> Setting {
+        let beside = &mut choices.beside();
+        let setting = Setting::without_store(choices);
+        if beside.one_in(3) { setting.with_random_store(beside) } else { setting }
+    }
+
+    /// The same with a store. Memory has less than it in most of these worlds.
+    fn with_random_store(self, choices: &mut Choices) -> Setting {
+        let mut log = self.limits.log.clone();
+        if choices.one_in(2) {
+            let retention = log.retention.with_events(choices.pick(&[5, 20, 1]));
+            log = LogLimits::default().with_retention(retention.with_age(choices.pick(&[3600, 2]) * SECOND));
+        }
+        // As for the log of a world without a store.
+        if !self.ids_repeat && choices.one_in(2) {
+            log = log.with_total_bytes(choices.pick(&[60_000, 400_000]));
+        }
+        let longer = |retention: Retention, choices: &mut Choices| {
+            Retention::default()
+                .with_events(retention.events.max(choices.pick(&[100_000, 100_000, 60, 10])))
+                .with_bytes(retention.bytes.max(choices.pick(&[1 << 30, 1 << 30, 100_000])))
+                .with_age(retention.age.max(choices.pick(&[24 * 3600, 24 * 3600, 20]) * SECOND))
+        };
+        let rules: Vec<RetentionRule> = log
+            .rules
+            .iter()
+            .map(|rule| RetentionRule::new(rule.topics.clone(), longer(rule.retention, choices)))
+            .collect();
+        let limits = LogLimits::default()
+            .with_retention(longer(log.retention, choices))
+            .with_rules(rules)
+            .with_total_bytes(choices.pick(&[1 << 30, 1 << 30, 1 << 30, 300_000]));
+        let store = StoreSetting {
+            durability: choices.pick(&[Durability::Commit, Durability::Commit, Durability::Async]),
+            limits,
+            crashes: choices.pick(&[40, 15, 100, 0]),
+            full: choices.pick(&[0, 0, 30]),
+            bad_reads: choices.pick(&[0, 0, 0, 20]),
+            slowness: choices.pick(&[2, 1, 10]),
+        };
+        let limits = self.limits.clone().with_log(log);
+        Setting { limits, reservations: false, store: Some(store), ..self }
+    }
+
+    fn without_store(choices: &mut Choices) -> Setting {
         let small = choices.one_in(2);
         let ids_repeat = choices.one_in(8);
         let limits = Limits::default()
@@ -112,6 +174,7 @@ impl Setting {
             life_cycle: choices.pick(&[Some(4096), Some(4096), Some(4096), Some(6), None]),
             reads_life_cycle_at_once: !choices.one_in(3),
             joins: choices.one_in(2),
+            store: None,
         }
     }
 
@@ -140,6 +203,7 @@ impl Setting {
             life_cycle: Some(4096),
             reads_life_cycle_at_once: true,
             joins: false,
+            store: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What every part of a world shares: chance, time, the hub, the list of all events, and the model of the
 //! log.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::history::{Entry, History, Interest};
 use crate::log_model::{Change, LogModel};
 use crate::publishers::Unreleased;
 use crate::setting::Setting;
+use crate::stored::StoreSide;
 use crate::tally::{Occurrence, Tally};
 use crate::trace::Trace;
 
@@ -27,7 +28,9 @@ pub(crate) struct Shared {
     pub(crate) tally: RefCell<Tally>,
     pub(crate) history: RefCell<History>,
     pub(crate) log: RefCell<LogModel>,
-    pub(crate) hub: OnceCell<Hub>,
+    pub(crate) hub: RefCell<Option<Hub>>,
+    /// What is there of a durable store; `None`: there is none.
+    pub(crate) store: RefCell<Option<StoreSide>>,
     pub(crate) clients: RefCell<ClientCounts>,
     /// The topics of this world.
     pub(crate) topics: Vec<Topic>,
@@ -47,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) is_over: Cell<bool>,
     /// No shard cuts a stream for the drain before this.
     pub(crate) cuts_from: Cell<Duration>,
+    /// The disk answers nothing while time passes.
+    pub(crate) is_disk_slow: Cell<bool>,
 }
 
 /// Topics that every world has.
@@ -57,6 +62,11 @@ const PATTERNS: [&str; 6] = ["*", "user/*", "{a}", "user/{a}", "{+a}", "nothing/
 
 /// More of them, where a world has many.
 const MANY_TOPICS: usize = 60;
+
+/// The model of an empty log.
+pub(crate) fn log_model(setting: &Setting, epoch: Epoch, topics: &[Topic], patterns: &[Pattern]) -> LogModel {
+    LogModel::new(&setting.limits, setting.shards, epoch, topics.to_vec(), patterns.to_vec())
+}
 
 impl Shared {
     pub(crate) fn new(choices: Choices, setting: Setting, epoch: Epoch, trace: Trace) -> Shared {
@@ -72,14 +82,9 @@ impl Shared {
             now: Cell::new(Duration::ZERO),
             tally: RefCell::default(),
             history: RefCell::new(History { epoch, events: Vec::new() }),
-            log: RefCell::new(LogModel::new(
-                &setting.limits,
-                setting.shards,
-                epoch,
-                topics.clone(),
-                patterns.clone(),
-            )),
-            hub: OnceCell::new(),
+            log: RefCell::new(log_model(&setting, epoch, &topics, &patterns)),
+            hub: RefCell::default(),
+            store: RefCell::default(),
             clients: RefCell::default(),
             topics,
             patterns,
@@ -90,6 +95,7 @@ impl Shared {
             is_quiet: Cell::new(false),
             is_over: Cell::new(false),
             cuts_from: Cell::new(Duration::MAX),
+            is_disk_slow: Cell::new(false),
             setting,
         }
     }
@@ -150,7 +156,7 @@ impl Shared {
     pub(crate) fn observe_log(&self) {
         let change = if self.is_trimming.get() { Change::Trim } else { Change::Readers };
         let mut log = self.log.borrow_mut();
-        log.observe(self.hub(), change, self.now.get());
+        log.observe(&self.hub(), change, self.now.get());
         let mut tally = self.tally.borrow_mut();
         tally.add(Occurrence::PatternRemembered, std::mem::take(&mut log.remembered));
         tally.add(Occurrence::PatternForgotten, std::mem::take(&mut log.forgotten));
@@ -163,8 +169,8 @@ impl Shared {
         }
     }
 
-    pub(crate) fn hub(&self) -> &Hub {
-        self.hub.get().expect("a hub")
+    pub(crate) fn hub(&self) -> Hub {
+        self.hub.borrow().clone().expect("a hub")
     }
 
     // The account.

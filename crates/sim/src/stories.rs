@@ -1,6 +1,7 @@
 //! Stories of bugs that there were, told one step after the other in a world where nothing is left to chance.
 
 mod connections;
+mod stored;
 
 use std::time::Duration;
 
@@ -605,11 +606,11 @@ fn a_subscriber_that_comes_between_sequence_and_release_gets_the_event() {
     // Two batches have their numbers; the first of them will never be released.
     world.shared.sequence_to(&topic("a"), None);
     world.shared.sequence_to(&topic("a"), Some(7));
-    assert_eq!(sim::reserved_events(world.shared.hub()), (2, 2));
+    assert_eq!(sim::reserved_events(&world.shared.hub()), (2, 2));
     let second = world.join_as("a", usize::MAX, 1, |_| ());
     world.shared.drop_first();
     world.shared.release_at(0, "");
-    assert_eq!(sim::reserved_events(world.shared.hub()), (0, 0));
+    assert_eq!(sim::reserved_events(&world.shared.hub()), (0, 0));
     world.pass(SECOND / 10);
     assert_eq!((world.cursor_of(first), world.cursor_of(second)), (7, 7));
     assert_eq!((world.mail_waiting(0), world.mail_waiting(1)), (0, 0));

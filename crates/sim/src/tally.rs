@@ -79,6 +79,36 @@ occurrences! {
     ReleasedEarly: "batches released out of order",
     /// Such a batch that was dropped.
     NeverReleased: "batches never released",
+    /// A group that a durable store has taken.
+    Committed: "groups committed",
+    /// A publish that the store refused, because its disk was full.
+    DiskFull: "publishes to a full disk",
+    /// An event that was published again, and that only the store knew.
+    RepeatedStored: "events published again that only the store knew",
+    /// Events without an answer before a crash, published again behind it.
+    PublishedAgain: "publishes again behind a crash",
+    /// A crash while own ids were looked up.
+    CrashTaken: "crashes of taken groups",
+    /// A crash before anything was written.
+    CrashLookedUp: "crashes before a write",
+    /// A crash before the group was synced. It was lost.
+    CrashLost: "crashes that lost a written group",
+    /// A crash before the group was synced. It was there afterwards.
+    CrashKept: "crashes that kept a written group",
+    /// A crash when the group was synced, before it was released.
+    CrashSynced: "crashes before a release",
+    /// A crash before the publishers had their answers.
+    CrashReleased: "crashes before the answer",
+    /// A crash without a commit under way.
+    CrashIdle: "crashes between commits",
+    /// Events that were visible, and that a crash has lost without commits.
+    LostEvents: "events lost in crashes without commits",
+    /// The store answered a shard's question.
+    StoreAnswer: "answers of the store",
+    /// A read of the disk that failed.
+    BadRead: "reads that failed",
+    /// An event that came from the disk, because memory had it no more.
+    FromDisk: "deliveries from the disk",
     /// A publish while a send was under way.
     PublishInSweep: "publishes within a sweep",
     /// A publisher was told to try again.

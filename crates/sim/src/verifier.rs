@@ -22,6 +22,9 @@ use crate::subscription::Subscription;
 use crate::tally::Occurrence;
 use crate::trace::{self, trace};
 
+/// How long a subscriber waits for a durable store, as the engine has it.
+const STORE_WAIT: Duration = Duration::from_secs(10);
+
 /// One connection, as its client should see it.
 pub(crate) struct Verifier {
     pub(crate) request: Request,
@@ -166,18 +169,27 @@ impl Verifier {
     fn begin(&mut self, bytes: &[u8], shared: &Shared) {
         shared.observe_log();
         let log = shared.log.borrow();
-        let start = log.start(&self.request.interest, &self.request.resume);
-        let beginning = Beginning { at: shared.now.get(), newest: log.newest(), start };
-        self.beginning = Some(beginning);
         let mut scratch = ResponseReader::default();
         let offered = scratch.feed(bytes);
+        let has_gap = offered.iter().any(|found| matches!(&found.part, Part::Head(head) if head.gap));
+        let is_stream = offered.iter().any(|found| matches!(found.part, Part::Comment));
+        let start = match log.has_disk() && is_stream {
+            true => {
+                let waited = shared.now.get() - self.asked_at.unwrap_or(shared.now.get());
+                log.start_with(&self.request.interest, &self.request.resume, has_gap, waited >= STORE_WAIT)
+            }
+            false => log.start(&self.request.interest, &self.request.resume),
+        };
+        let beginning = Beginning { at: shared.now.get(), newest: log.newest(), start };
+        self.beginning = Some(beginning);
         self.offered_status = scratch.status();
         let is_200 = scratch.status() == Some(200);
-        self.is_stream = is_200 && offered.iter().any(|found| matches!(found.part, Part::Comment));
+        self.is_stream = is_200 && is_stream;
         self.ended_at_once = is_200 && !self.is_stream;
         if self.is_stream {
             assert!(!self.request.is_stranger, "a stream for a request that is no subscription");
-            (self.cursor, self.incomplete_until) = (Some(start.cursor), [start.incomplete_until; 2]);
+            let at_least = if log.has_disk() { start.cursor } else { start.incomplete_until };
+            (self.cursor, self.incomplete_until) = (Some(start.cursor), [at_least, start.incomplete_until]);
             self.judge_wait(beginning, shared);
         }
     }
@@ -251,10 +263,13 @@ impl Verifier {
         let head = self.head.as_ref().expect("a head");
         let Beginning { start, newest, .. } = self.beginning.expect("a beginning");
         let Request { resume, gap_events, checkpoint, greeting, interest, .. } = &self.request;
+        let is_earliest = shared.log.borrow().has_disk() && *resume == Resume::Earliest;
         assert_eq!(head.gap, start.gap, "a gap in the head, for {resume:?} where {start:?} is right");
         self.opening = Opening {
-            // Incomplete history has no number from which nothing would be missed.
+            // Incomplete history has no number from which nothing would be missed. With a store it is not
+            // known where it ends.
             checkpoint_due: *checkpoint != Checkpoint::Off
+                && !(start.cursor < start.incomplete_until || is_earliest)
                 && !(start.gap && *gap_events)
                 && start.cursor >= start.incomplete_until,
             greeting_due: *greeting,
@@ -311,7 +326,8 @@ impl Verifier {
             assert_eq!(to, cursor, "the opening's checkpoint is where the stream begins");
         } else {
             self.check_opened();
-            assert!(to >= cursor && to <= history.newest(), "a checkpoint at {to}");
+            let newest = history.newest().max(shared.log.borrow().newest());
+            assert!(to >= cursor && to <= newest, "a checkpoint at {to}");
             self.judge_left_out(cursor, to, history, shared);
             shared.happened(Occurrence::Checkpoint);
         }
@@ -338,6 +354,9 @@ impl Verifier {
         let expected = (entry.wire_id(history.epoch), entry.kind.unwrap_or_default());
         assert_eq!((id.as_str(), kind), (expected.0.as_str(), expected.1), "the id and the type of {seq}");
         shared.note_delivery(entry, interest);
+        if shared.log.borrow().is_on_disk_alone(interest, seq) {
+            shared.happened(Occurrence::FromDisk);
+        }
         let is_hidden = |entry: &&Entry| interest.reads(entry) && !interest.wants(entry);
         let hidden = history.between(cursor, seq).iter().filter(is_hidden).count() as u64;
         let mut tally = shared.tally.borrow_mut();
@@ -354,11 +373,20 @@ impl Verifier {
     fn judge_left_out(&self, cursor: u64, until: u64, history: &History, shared: &Shared) {
         let log = shared.log.borrow();
         for lost in self.left_out(cursor, until, history) {
+            if lost <= self.excused_until() {
+                continue;
+            }
             let may_be = self.may_be_left_out(lost, shared);
             assert!(may_be, "event {lost} is lost, and what comes after {until} was sent");
             let has = log.has(self.subscription.interest_at(lost), lost);
-            assert!(!has, "event {lost} is left out, and the log has it");
+            let start = self.beginning.map(|beginning| beginning.start);
+            assert!(!has, "event {lost} is left out before {until}, and the log has it: {start:?}");
         }
+    }
+
+    /// Events up to here may be left out although the log has them.
+    fn excused_until(&self) -> u64 {
+        self.beginning.map_or(0, |beginning| beginning.start.excused_until)
     }
 
     /// Events between these numbers that it was to get.
@@ -406,7 +434,8 @@ impl Verifier {
         self.subscription.note_available(&shared.log.borrow());
         let history = shared.history.borrow();
         let cursor = self.cursor.expect("a stream that has begun");
-        assert!(given <= history.newest().max(cursor), "it was given {given}, which is not released");
+        let newest = history.newest().max(shared.log.borrow().newest());
+        assert!(given <= newest.max(cursor), "it was given {given}, which is not released");
         for lost in self.left_out(cursor, given, &history) {
             // The event that tells of a gap may have been on its way.
             let may_skip = shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
@@ -428,7 +457,7 @@ impl Verifier {
         let to = cursor_of(&id, history);
         let (after, before) = (text_of(data, "after").expect("what was asked for"), text_of(data, "before"));
         if std::mem::take(&mut self.opening.gap_due) {
-            self.judge_opening_gap(&after, before, to, history);
+            self.judge_opening_gap(&after, before, to, history, shared);
         } else {
             shared.happened(Occurrence::Skip);
             let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
@@ -446,10 +475,34 @@ impl Verifier {
         Item { id: Some(id), has: to }
     }
 
-    fn judge_opening_gap(&self, after: &str, before: Option<String>, to: u64, history: &History) {
-        let asked = matches!(&self.request.resume, Resume::After(id) if *id == after);
+    fn judge_opening_gap(
+        &self,
+        after: &str,
+        before: Option<String>,
+        to: u64,
+        history: &History,
+        shared: &Shared,
+    ) {
+        let asked = match &self.request.resume {
+            Resume::After(id) => *id == after,
+            // The disk could not be read.
+            Resume::Earliest => shared.log.borrow().has_disk() && after == "earliest",
+            Resume::Now => false,
+        };
         assert!(asked, "a gap after {after}, which was not asked for");
         let Beginning { newest, start, .. } = self.beginning.expect("a beginning");
+        if shared.log.borrow().has_disk() {
+            let most = start.incomplete_until.max(start.cursor).max(start.excused_until);
+            let is_right = (start.cursor..=most).contains(&to);
+            assert!(is_right, "the gap in the opening goes on at {to}, where {start:?} is right");
+            self.judge_left_out(start.cursor, to, history, shared);
+            if let Some(before) = before {
+                let mut behind = history.after(to).iter().filter(|entry| self.request.interest.wants(entry));
+                let is_known = behind.any(|entry| entry.wire_id(history.epoch) == before);
+                assert!(is_known, "{before} is no event behind {to}");
+            }
+            return;
+        }
         assert_eq!(to, start.cursor, "the gap in the opening goes on where the stream begins");
         let next = history.first_after(start.incomplete_until, &self.request.interest);
         let next = next.filter(|next| next.seq <= newest).map(|next| next.wire_id(history.epoch));
@@ -492,6 +545,9 @@ impl Verifier {
             return Err(format!("a gap over what the log has: {bounds:?}"));
         }
         let known = after.max(cursor).max(self.incomplete_until[0]);
+        if !shared.log.borrow().is_exact(subscription.interest()) {
+            return Ok(bounds);
+        }
         let missed = history.between(known, bounds[1]).iter().find(|entry| subscription.wants(entry));
         let missed = missed.ok_or_else(|| {
             format!("a gap after {after} within {known} to {bounds:?}, where nothing is missing")
@@ -526,6 +582,9 @@ impl Verifier {
         subscription.note_available(&shared.log.borrow());
         let history = shared.history.borrow();
         let cursor = self.cursor.map(|cursor| cursor.max(self.incomplete_until[0]));
+        if !shared.log.borrow().is_exact(subscription.interest()) {
+            return cursor.is_some_and(|cursor| cursor < subscription.available_after());
+        }
         let is_dropped = |entry: &Entry| subscription.wants(entry) && subscription.may_be_dropped(entry.seq);
         cursor.is_some_and(|cursor| history.after(cursor).iter().any(is_dropped))
     }

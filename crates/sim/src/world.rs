@@ -16,12 +16,15 @@ use fanfare_io::{Clock, Io};
 
 use crate::choices::Choices;
 use crate::client::Client;
-use crate::desk::{SharedDesk, admission};
+use crate::clients::ClientCounts;
+use crate::desk::{SharedDesk, admission, forget_tickets};
+use crate::disk::Disk;
 use crate::life_cycle::LifeCycleLog;
 use crate::listing::Listing;
 use crate::network::{Net, Network};
 use crate::setting::Setting;
 use crate::shared::Shared;
+use crate::stored::{self, StoreSide};
 use crate::tally::Occurrence;
 use crate::trace::{self, Trace, trace};
 use crate::wishes::Member;
@@ -58,6 +61,8 @@ pub(crate) struct World {
     pub(crate) life_cycle: Option<LifeCycleLog>,
     /// Members that were announced.
     pub(crate) announced: BTreeSet<Member>,
+    /// Where the jitter of the next engine comes from.
+    seed: u64,
 }
 
 /// A shard whose ticks the world takes, and its network.
@@ -92,42 +97,80 @@ impl World {
         let seed = choices.below(1 << 40) as u64;
         let shared = Rc::new(Shared::new(choices, setting.clone(), epoch, trace));
         trace!(shared, "{setting:?}");
-        let desk = SharedDesk::default();
-        let networks: Vec<_> = (0..setting.shards)
-            .map(|shard| Rc::new(RefCell::new(Net::new(shard, Rc::clone(&shared), Arc::clone(&desk)))))
-            .collect();
-        let plan = sim::Plan {
-            limits: setting.limits,
-            budgets: setting.budgets,
-            admission: Arc::new(admission(Arc::clone(&desk))),
-            hand_over: setting.hand_over,
-            presence_linger: setting.presence_linger,
-            life_cycle: setting.life_cycle,
-            joins: setting.joins.then(|| vec![Pattern::parse("*").expect("a pattern")]),
-            joined_topics: 1 << 16,
-            epoch,
-            seed,
-        };
-        let sim::SimEngine { hub, shards, life_cycle } = sim::engine(
-            &plan,
-            networks.iter().map(|net| Network { net: Rc::clone(net), shared: Rc::clone(&shared) }),
-        );
-        assert!(shared.hub.set(hub).is_ok());
-        let shards =
-            shards.into_iter().zip(networks).map(|(shard, net)| WorldShard::new(shard, net)).collect();
-        World {
+        let disk = setting.store.map(|store| Disk::new(epoch, store.limits, store.durability));
+        let mut world = World {
             shared,
-            shards,
+            shards: Vec::new(),
             clients: Vec::new(),
             adoptions: 0,
             inspections: Vec::new(),
             listing: None,
             joins: BTreeMap::new(),
             had_crowd: false,
-            desk,
-            life_cycle: life_cycle.map(LifeCycleLog::new),
+            desk: SharedDesk::default(),
+            life_cycle: None,
             announced: BTreeSet::new(),
+            seed,
+        };
+        world.begin_engine(disk);
+        world
+    }
+
+    /// An engine begins, with this disk. The world has none.
+    pub(crate) fn begin_engine(&mut self, disk: Option<Arc<Disk>>) {
+        let (shared, setting) = (Rc::clone(&self.shared), self.shared.setting.clone());
+        self.seed += 1000;
+        let networks: Vec<_> = (0..setting.shards)
+            .map(|shard| Rc::new(RefCell::new(Net::new(shard, Rc::clone(&shared), Arc::clone(&self.desk)))))
+            .collect();
+        let plan = sim::Plan {
+            limits: setting.limits,
+            budgets: setting.budgets,
+            admission: Arc::new(admission(Arc::clone(&self.desk))),
+            hand_over: setting.hand_over,
+            presence_linger: setting.presence_linger,
+            life_cycle: setting.life_cycle,
+            joins: setting.joins.then(|| vec![Pattern::parse("*").expect("a pattern")]),
+            joined_topics: 1 << 16,
+            store: disk.as_ref().map(stored::options),
+            epoch: shared.history.borrow().epoch,
+            seed: self.seed - 1000,
+        };
+        let sim::SimEngine { hub, shards, life_cycle, store } = sim::engine(
+            &plan,
+            networks.iter().map(|net| Network { net: Rc::clone(net), shared: Rc::clone(&shared) }),
+        );
+        if let Some(disk) = &disk {
+            let history = shared.history.borrow();
+            shared.log.borrow_mut().open(disk, &hub, &history, shared.now.get());
         }
+        *shared.hub.borrow_mut() = Some(hub);
+        *shared.store.borrow_mut() = disk.zip(store).map(|(disk, engine)| StoreSide::new(disk, engine));
+        self.shards =
+            shards.into_iter().zip(networks).map(|(shard, net)| WorldShard::new(shard, net)).collect();
+        self.life_cycle = life_cycle.map(LifeCycleLog::new);
+    }
+
+    /// The engine ends without a word, with everything that only it knew.
+    pub(crate) fn end_engine(&mut self) {
+        for client in &mut self.clients {
+            if let Some(at) = client.connection.take() {
+                client.last_shard = Some(at.shard);
+            }
+        }
+        for shard in std::mem::take(&mut self.shards) {
+            shard.net.borrow_mut().end();
+        }
+        forget_tickets(&self.desk);
+        self.adoptions = 0;
+        self.inspections.clear();
+        (self.listing, self.life_cycle) = (None, None);
+        self.joins.clear();
+        self.announced.clear();
+        let shared = &self.shared;
+        *shared.hub.borrow_mut() = None;
+        *shared.clients.borrow_mut() = ClientCounts::default();
+        shared.mailed.borrow_mut().fill(0);
     }
 
     // Time and ticks.
@@ -179,6 +222,7 @@ impl World {
                 let index = (first + offset) % self.shards.len();
                 any |= self.may_tick(index);
             }
+            any |= self.step_store();
             if !any {
                 return;
             }
@@ -256,7 +300,8 @@ impl World {
         self.shared.observe_log();
         self.shared.is_trimming.set(false);
         if index == TRIMMING_SHARD && trims_at_once {
-            assert!(!self.shared.log.borrow().has_due(now), "something too old is left in the log");
+            let due = self.shared.log.borrow().first_due(now);
+            assert!(due.is_none(), "event {due:?} is too old and left in the log");
         }
 
         self.shared.happened(Occurrence::Tick);

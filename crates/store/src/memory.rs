@@ -27,6 +27,8 @@ struct Records {
     ids: HashMap<(EventId, Vec<Topic>), BTreeSet<u64>>,
     /// What is gone of any topic.
     gone: Gone,
+    /// Records up to here were lost, and nobody knows of which topics.
+    lost: u64,
     /// The topic that the pass of a trim stopped at.
     pass_at: Option<Topic>,
 }
@@ -55,8 +57,21 @@ impl MemoryStore {
             topics: BTreeMap::new(),
             ids: HashMap::new(),
             gone: Gone::default(),
+            lost: 0,
             pass_at: None,
         }))
+    }
+
+    /// Loses the records after this number, as a store on disk does that was not synced when its process
+    /// ended. Their numbers are not given again, and to every topic they are gone. For simulations.
+    pub fn lose_after(&self, number: u64) {
+        let mut records = self.records();
+        let lost: Vec<u64> = records.records.range(number + 1..).map(|(number, _)| *number).collect();
+        for number in lost {
+            records.lose(number);
+        }
+        records.lost = records.state.newest;
+        records.note_oldest();
     }
 
     /// Gives the store other bounds. What they do not cover goes with the next trims.
@@ -123,6 +138,31 @@ impl Records {
         self.note_oldest();
     }
 
+    fn lose(&mut self, number: u64) {
+        let Some(Kept { record, bytes, .. }) = self.records.remove(&number) else { return };
+        for topic in record.event.topics() {
+            let of_topic = self.topics.entry(topic.clone()).or_default();
+            if of_topic.keeps(number) {
+                of_topic.numbers.retain(|kept| *kept != number);
+                of_topic.bytes -= bytes;
+            }
+        }
+        self.forget_id(&record);
+        self.state.records -= 1;
+        self.state.bytes -= bytes as u64;
+    }
+
+    fn forget_id(&mut self, record: &Record) {
+        let Some(id) = record.event.id() else { return };
+        let key = (id.clone(), sorted(record.event.topics()));
+        if let Some(numbers) = self.ids.get_mut(&key) {
+            numbers.remove(&record.number);
+            if numbers.is_empty() {
+                self.ids.remove(&key);
+            }
+        }
+    }
+
     fn note_oldest(&mut self) {
         self.state.oldest = self.records.first_key_value().map_or(0, |(number, _)| *number);
     }
@@ -136,6 +176,7 @@ impl Records {
                 known.fold(Gone::default(), |gone, topic| gone.and(topic.gone))
             }
         };
+        page.gone = page.gone.and(Gone { newest: self.lost, newest_public: self.lost });
         let Some(next) = after.checked_add(1) else {
             page.is_end = true;
             return page;
@@ -243,15 +284,7 @@ impl Records {
             return;
         }
         let Some(kept) = self.records.remove(&number) else { return };
-        if let Some(id) = kept.record.event.id() {
-            let key = (id.clone(), sorted(kept.record.event.topics()));
-            if let Some(numbers) = self.ids.get_mut(&key) {
-                numbers.remove(&number);
-                if numbers.is_empty() {
-                    self.ids.remove(&key);
-                }
-            }
-        }
+        self.forget_id(&kept.record);
         trimmed.records += 1;
         trimmed.bytes += kept.bytes as u64;
         self.state.records -= 1;
@@ -293,6 +326,26 @@ fn sorted(topics: &[Topic]) -> Vec<Topic> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_lost_is_gone_and_its_numbers_are_not_given_again() {
+        let store = MemoryStore::new(Epoch::new(1), LogLimits::default());
+        let topic = || Topic::new("t").unwrap();
+        let event = |id: u64| {
+            fanfare_proto::event::Event::new(topic()).with_id(EventId::new(id.to_string()).unwrap())
+        };
+        let group: Vec<Record> =
+            (1..=5).map(|number| Record { number, published_ms: 0, event: event(number) }).collect();
+        store.append(&group, Durability::Async).unwrap();
+        store.lose_after(3);
+        let page = store.read(Query::Topics(&[topic()]), 0, Bounds::default()).unwrap();
+        assert_eq!(page.records, group[..3]);
+        assert_eq!((page.gone.newest, page.gone.newest_public, page.up_to), (5, 5, 5));
+        assert_eq!((store.state().newest, store.state().oldest, store.state().records), (5, 1, 3));
+        assert_eq!(store.find(&EventId::new("4").unwrap(), &[topic()]).unwrap(), None);
+        let again = Record { number: 5, published_ms: 0, event: event(5) };
+        assert!(matches!(store.append(&[again], Durability::Async), Err(Error::Order { .. })));
+    }
 
     #[test]
     fn it_keeps_the_contract() {

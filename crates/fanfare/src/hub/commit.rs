@@ -88,8 +88,8 @@ pub(crate) struct Outcome(OnceLock<Result<Committed, PublishError>>);
 pub(crate) struct Committed {
     /// When the newest number has reached this one, the part is visible.
     pub(crate) number: u64,
-    /// Events that were in the store already.
-    pub(crate) duplicates: Vec<Duplicate>,
+    /// Events that were in the store already, with the numbers that they were given in vain.
+    pub(crate) duplicates: Vec<(u64, Duplicate)>,
 }
 
 impl Hub {
@@ -161,6 +161,12 @@ impl CommitQueue {
         drop(self.is_done.wait_timeout_while(state, patience, is_busy));
         #[cfg(fanfare_loom)]
         let _ = (&mut state, patience, is_busy);
+    }
+
+    /// Batches that wait for the store.
+    #[cfg(feature = "sim")]
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.state).waiting.len()
     }
 
     /// The store's thread has panicked. Of what it had and of what waits, nobody knows whether it is stored.
@@ -364,7 +370,7 @@ impl Committer {
     fn leave_out_what_is_stored(
         &self,
         uncommitted: &mut Uncommitted,
-    ) -> Result<Vec<Duplicate>, PublishError> {
+    ) -> Result<Vec<(u64, Duplicate)>, PublishError> {
         let mut duplicates = Vec::new();
         if uncommitted.own_ids.is_empty() {
             return Ok(duplicates);
@@ -380,7 +386,7 @@ impl Committer {
             match found {
                 Ok(Some(first)) if frame.says_the_same(&first.event) => {
                     let first = Cursor { epoch: self.epoch, seq: first.number };
-                    duplicates.push(Duplicate { index, first });
+                    duplicates.push((frame.seq(), Duplicate { index, first }));
                     numbers.push(frame.seq());
                 }
                 Ok(Some(_)) => return Err(PublishError::IdConflict { index }),

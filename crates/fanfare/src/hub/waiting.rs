@@ -127,6 +127,26 @@ impl Hub {
 }
 
 impl Hub {
+    /// A publish whose attempts the caller makes, by polling it: no thread is woken, and none is started.
+    /// `is_sequenced` becomes true when all events have their numbers.
+    #[cfg(feature = "sim")]
+    pub(crate) fn publish_by_hand(
+        &self,
+        mut events: Vec<Event>,
+        is_sequenced: std::rc::Rc<std::cell::Cell<bool>>,
+    ) -> impl Future<Output = Result<Published, Interrupted>> + use<> {
+        let hub = self.clone();
+        async move {
+            let mut publishing = Publishing::begin(&hub, &mut events);
+            std::future::poll_fn(|_| {
+                let result = publishing.attempt(WaitBy::Thread);
+                is_sequenced.set(publishing.is_sequenced());
+                result.map_or(Poll::Pending, Poll::Ready)
+            })
+            .await
+        }
+    }
+
     /// Publishes one event, and waits for room where there is none: [`Hub::publish_async`] for a single
     /// event. A future that is dropped may have published it. An event that was given its number is
     /// published: where it is not visible when the wait ends, because older events of a durable store are not
@@ -344,7 +364,12 @@ impl<'hub> Publishing<'hub> {
             let committed = outcome.inspect_err(|_| self.undecided.clear())?;
             let Some(Part { mut published, .. }) = self.undecided.pop_front() else { return Ok(()) };
             if !committed.duplicates.is_empty() {
-                published.duplicates.extend(committed.duplicates);
+                for duplicate in &mut published.duplicates {
+                    // The first one in its part was a duplicate itself.
+                    let first = committed.duplicates.iter().find(|(given, _)| *given == duplicate.first.seq);
+                    duplicate.first = first.map_or(duplicate.first, |(_, of_first)| of_first.first);
+                }
+                published.duplicates.extend(committed.duplicates.into_iter().map(|(_, duplicate)| duplicate));
                 published.duplicates.sort_by_key(|duplicate| duplicate.index);
             }
             self.add(published, committed.number);

@@ -47,6 +47,17 @@ impl<I: Io> Shard<I> {
         self.delivery.laggard_sockets()
     }
 
+    pub(crate) fn waiting_for_pages(&self) -> Vec<Socket> {
+        let Some(history) = self.links.log.history_now() else { return Vec::new() };
+        history.check();
+        history.waiting().filter_map(|link| self.delivery.socket_of_laggard(link)).collect()
+    }
+
+    /// Pages of the durable store that are here, and pages that are under way.
+    pub(crate) fn pages(&self) -> usize {
+        self.links.log.history_now().map_or(0, |history| history.busy())
+    }
+
     /// A shard that sleeps has nothing to do, and keeps no frames.
     pub(crate) fn check_sleep(&self, timeout: Option<Duration>) {
         if timeout == Some(Duration::ZERO) {

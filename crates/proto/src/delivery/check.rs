@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::{Delivery, Subscriber};
 use crate::audience::AudienceId;
 use crate::event::Topic;
+use crate::link::LinkKey;
 use crate::pattern::Pattern;
 use crate::stream::Place;
 
@@ -92,6 +93,11 @@ impl Delivery {
     pub fn laggard_sockets(&self) -> impl Iterator<Item = (i32, bool)> {
         let socket = |slot: u32| self.subscribers[slot as usize].link.socket;
         self.laggards.iter().map(move |(_, laggard)| (socket(laggard.slot), laggard.is_queued()))
+    }
+
+    /// The socket of the laggard on this link; for tests.
+    pub fn socket_of_laggard(&self, link: LinkKey) -> Option<i32> {
+        self.is_laggard(link).then(|| self.subscribers[link.slot as usize].link.socket)
     }
 
     /// Sockets of all streams; for tests.

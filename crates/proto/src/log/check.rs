@@ -37,6 +37,11 @@ impl Log {
         assert!(!has_frames || self.bytes() <= at_most, "{} bytes in the log", self.bytes());
     }
 
+    /// The numbers of all retained frames, in order; for tests.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.order.after(0).map(|frame| frame.seq()).collect()
+    }
+
     /// Whether a shard reads this pattern; for tests.
     pub fn is_pattern_read(&self, pattern: &Pattern, shard: usize) -> bool {
         self.patterns.is_read(pattern, shard)

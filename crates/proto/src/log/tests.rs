@@ -467,6 +467,39 @@ fn a_log_that_begins_in_the_middle_has_nothing_before() {
     log.check();
 }
 
+/// A log that is filled with what a store has left knows what the store has lost, of each topic and of those
+/// that it has nothing of.
+#[test]
+fn a_log_that_is_filled_says_what_is_gone_of_each_topic() {
+    let mut log = log(10);
+    log.raise_floor(7, 6);
+    log.note_gone(&topic("a"), 2, 1);
+    log.note_gone(&topic("b"), 5, 5);
+    let recovered = |seq, event| Arc::new(Frame::encode(seq, &seq.to_string(), event, Duration::ZERO));
+    let both = Event::new(topic("a")).with_topic(topic("b")).unwrap();
+    log.append_recovered(recovered(3, Event::new(topic("a"))), Duration::ZERO);
+    log.append_recovered(recovered(4, Event::new(topic("b"))), Duration::ZERO);
+    // It is gone from the topic b, and the topic a has it still.
+    log.append_recovered(recovered(5, both), Duration::ZERO);
+    // Of this topic nothing is known but the floor.
+    log.append_recovered(recovered(6, Event::new(topic("d"))), Duration::ZERO);
+    log.skip_to(9);
+    log.check();
+    assert_eq!((log.appended_frames(), log.len()), (0, 2));
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| [topic(name)]);
+    let pattern = [Pattern::parse("*").unwrap()];
+    for (selection, gone) in
+        // Of a topic that has nothing here, the floor holds.
+        [(all(&a), 2), (public(&a), 1), (all(&b), 7), (all(&c), 7), (public(&c), 6), (all(&d), 7)]
+    {
+        assert_eq!(log.available_after(selection), gone);
+    }
+    assert_eq!(log.available_after(all(&[]).with_patterns(&pattern, 1)), 7);
+    assert_eq!((retained(&log, &a), retained(&log, &b)), (vec![3, 5], Vec::new()));
+    assert_eq!(log.resume(&id(&log, 4), all(&a)), at(4));
+    assert_eq!(log.resume(&id(&log, 4), all(&b)), gap(7, 4));
+}
+
 #[test]
 #[should_panic(expected = "a log begins once")]
 fn a_log_that_was_used_does_not_begin_again() {

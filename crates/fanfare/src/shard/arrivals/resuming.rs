@@ -73,7 +73,9 @@ impl<I: Io> Shard<I> {
         encoding: Encoding,
         now: Duration,
     ) {
-        let is_crowded = self.arrivals.resuming.len() >= (self.limits.pending / 2).max(1);
+        // A quarter of the room stays for other requests.
+        let most = self.limits.pending - self.limits.pending / 4;
+        let is_crowded = self.arrivals.resuming.len() >= most;
         if is_crowded || !self.room_to_wait() {
             self.counts.turned_away += 1;
             self.closing.push((socket, None));
@@ -124,6 +126,14 @@ impl<I: Io> Shard<I> {
                 Awaits::Start(_) => of_store,
                 Awaits::Number(_) => self.start_of(&subscribe, encoding),
             };
+            // Its number has come, and memory has lost what came behind it meanwhile.
+            if let (Awaits::Number(_), true, Some(start)) = (awaits, has_come, start)
+                && let Some(awaits) = self.awaits(&subscribe, encoding, start)
+            {
+                let until = now.saturating_add(STORE_WAIT);
+                self.arrivals.resuming.push_back(Resuming { awaits, until, socket, subscribe, encoding });
+                continue;
+            }
             if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
                 self.reply(socket, other, now);
             }
@@ -259,11 +269,11 @@ mod tests {
         limits.pending = 8;
         let mut shard = shard_with(limits, Some(HistoryQueue::new()));
         shard.links.log.begin_after_for_test(100);
-        let mut clients: Vec<_> = (0..5).map(|_| wait_with(&mut shard, 1, 7)).collect();
+        let mut clients: Vec<_> = (0..7).map(|_| wait_with(&mut shard, 1, 7)).collect();
         shard.tick(Duration::ZERO, &mut Vec::new());
-        assert_eq!((shard.arrivals.resuming.len(), shard.counts.turned_away), (4, 1));
+        assert_eq!((shard.arrivals.resuming.len(), shard.counts.turned_away), (6, 1));
         shard.tick(STORE_WAIT, &mut Vec::new());
-        assert_eq!((shard.arrivals.resuming.len(), shard.counts.turned_away), (0, 5));
+        assert_eq!((shard.arrivals.resuming.len(), shard.counts.turned_away), (0, 7));
         assert_eq!(shard.delivery.len(), 0);
         for client in &mut clients {
             assert_eq!(client.read(&mut [0; 16]).unwrap(), 0, "it is closed without a word");
