@@ -12,7 +12,7 @@ use crate::network::{CutPiece, Net};
 use crate::pieces::PieceKind;
 use crate::tally::Occurrence;
 use crate::trace::{self, trace};
-use crate::verifier::Beginning;
+use crate::verifier::{Beginning, STORE_WAIT};
 use crate::world::{SECOND, TRIMMING_SHARD, Tick, World};
 
 /// How late a shard may be that had its ticks in time.
@@ -241,6 +241,11 @@ impl World {
                 }
                 let turned_away = tick.after.counts.turned_away > tick.before.counts.turned_away
                     && (it.watch_refused || limits.pending < 100 || it.accepted.has_enough);
+                // The disk had no answer for it in time, or too many waited for that.
+                let asked_for = verifier.asked_at.map(|asked_at| now - asked_at).unwrap_or_default();
+                let disk_is_late = tick.after.counts.turned_away > tick.before.counts.turned_away
+                    && self.shared.log.borrow().has_disk()
+                    && (asked_for >= STORE_WAIT || limits.pending < 100);
                 let ended_ahead = net.is_subject_ended(at.index) && verifier.asked_at.is_some();
                 if ended_ahead {
                     self.shared.happened(Occurrence::DisconnectedAhead);
@@ -253,6 +258,7 @@ impl World {
                 let left_undecided = it.undecided.is_some() && (it.ended || it.reset);
                 let is_right = dropped
                     || turned_away
+                    || disk_is_late
                     || ended_ahead
                     || barred
                     || left_undecided

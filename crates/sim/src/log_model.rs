@@ -458,14 +458,7 @@ impl LogModel {
 
     /// Where a subscriber starts whose stream begins with a gap in its head, or without one. The disk is asked
     /// where memory has not everything, some time before the stream begins.
-    /// `is_late`: the disk was waited for as long as may be.
-    pub(crate) fn start_with(
-        &self,
-        interest: &Interest,
-        resume: &Resume,
-        has_gap: bool,
-        is_late: bool,
-    ) -> Start {
+    pub(crate) fn start_with(&self, interest: &Interest, resume: &Resume, has_gap: bool) -> Start {
         if self.disk.is_none() || *resume == Resume::Now {
             return self.start(interest, resume);
         }
@@ -473,7 +466,6 @@ impl LogModel {
         let has_failed = self.disk.as_ref().is_some_and(|disk| disk.failed_reads() > 0);
         let available = match has_failed {
             true => self.newest,
-            false if is_late => self.available_after(interest).max(self.available_in_memory_after(interest)),
             false => self.available_after(interest),
         };
         let number = match resume {

@@ -23,7 +23,7 @@ use crate::tally::Occurrence;
 use crate::trace::{self, trace};
 
 /// How long a subscriber waits for a durable store, as the engine has it.
-const STORE_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const STORE_WAIT: Duration = Duration::from_secs(10);
 
 /// One connection, as its client should see it.
 pub(crate) struct Verifier {
@@ -174,10 +174,7 @@ impl Verifier {
         let has_gap = offered.iter().any(|found| matches!(&found.part, Part::Head(head) if head.gap));
         let is_stream = offered.iter().any(|found| matches!(found.part, Part::Comment));
         let start = match log.has_disk() && is_stream {
-            true => {
-                let waited = shared.now.get() - self.asked_at.unwrap_or(shared.now.get());
-                log.start_with(&self.request.interest, &self.request.resume, has_gap, waited >= STORE_WAIT)
-            }
+            true => log.start_with(&self.request.interest, &self.request.resume, has_gap),
             false => log.start(&self.request.interest, &self.request.resume),
         };
         let beginning = Beginning { at: shared.now.get(), newest: log.newest(), start };
@@ -269,7 +266,7 @@ impl Verifier {
             // Incomplete history has no number from which nothing would be missed. With a store it is not
             // known where it ends.
             checkpoint_due: *checkpoint != Checkpoint::Off
-                && !(start.cursor < start.incomplete_until || is_earliest)
+                && !is_earliest
                 && !(start.gap && *gap_events)
                 && start.cursor >= start.incomplete_until,
             greeting_due: *greeting,

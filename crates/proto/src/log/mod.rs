@@ -340,11 +340,15 @@ impl Log {
         let mut slots: SmallVec<[u32; 4]> = SmallVec::new();
         for topic in frame.topics() {
             let slot = self.find_or_insert(topic);
-            if self.topics[slot].dropped.newest < frame.seq() {
+            let lost = &mut self.topics[slot].dropped;
+            if lost.newest < frame.seq() {
                 slots.push(slot);
-            } else {
-                self.remove_if_unused(slot);
+                continue;
             }
+            // Perhaps only private frames were known to be gone up to here.
+            *lost = lost.and(Dropped::of(&frame));
+            self.patterns.raise_floor(Dropped::of(&frame));
+            self.remove_if_unused(slot);
         }
         if slots.is_empty() {
             return;

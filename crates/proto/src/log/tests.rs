@@ -483,10 +483,13 @@ fn a_log_that_is_filled_says_what_is_gone_of_each_topic() {
     log.append_recovered(recovered(5, both), Duration::ZERO);
     // Of this topic nothing is known but the floor.
     log.append_recovered(recovered(6, Event::new(topic("d"))), Duration::ZERO);
+    // The floor is from a private event, and this is a public one.
+    log.append_recovered(recovered(7, Event::new(topic("e"))), Duration::ZERO);
     log.skip_to(9);
     log.check();
     assert_eq!((log.appended_frames(), log.len()), (0, 2));
-    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| [topic(name)]);
+    let [a, b, c, d, e] = ["a", "b", "c", "d", "e"].map(|name| [topic(name)]);
+    assert_eq!(log.available_after(public(&e)), 7);
     let pattern = [Pattern::parse("*").unwrap()];
     for (selection, gone) in
         // Of a topic that has nothing here, the floor holds.

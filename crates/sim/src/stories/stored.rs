@@ -8,8 +8,12 @@ use crate::setting::StoreSetting;
 
 /// Memory keeps one event of each topic, the disk so many.
 fn small(durability: Durability, on_disk: usize) -> World {
+    World::of(setting(durability, on_disk, Limits::default()))
+}
+
+fn setting(durability: Durability, on_disk: usize, limits: Limits) -> Setting {
     let retention = |events| Retention::default().with_events(events);
-    let limits = Limits::default().with_log(LogLimits::default().with_retention(retention(1)));
+    let limits = limits.with_log(LogLimits::default().with_retention(retention(1)));
     let store = StoreSetting {
         durability,
         limits: LogLimits::default().with_retention(retention(on_disk)),
@@ -18,7 +22,7 @@ fn small(durability: Durability, on_disk: usize) -> World {
         bad_reads: 0,
         slowness: 1,
     };
-    World::of(Setting { store: Some(store), ..Setting::without_chance(limits) })
+    Setting { store: Some(store), ..Setting::without_chance(limits) }
 }
 
 impl World {
@@ -111,13 +115,8 @@ fn one_that_asks_for_everything_gets_what_the_disk_has_behind_a_loss() {
 /// others were told of a gap, and nothing was gone.
 #[test]
 fn however_many_wait_for_the_disk_none_is_told_of_a_gap() {
-    let mut world = small(Durability::Commit, 100);
-    for _ in 0..5 {
-        world.publish_one("a", 10);
-    }
-    let mut setting = world.shared.setting.clone();
-    setting.limits = setting.limits.with_pending(8);
-    let mut world = World::of(setting);
+    let limits = Limits::default().with_pending(8);
+    let mut world = World::of(setting(Durability::Commit, 100, limits));
     for _ in 0..5 {
         world.publish_one("a", 10);
     }
@@ -138,10 +137,8 @@ fn however_many_wait_for_the_disk_none_is_told_of_a_gap() {
 /// A stream that waited for a page took nothing for as long as a stalled one, and was ended as one.
 #[test]
 fn a_stream_that_waits_for_a_slow_disk_is_not_stalled() {
-    let mut world = small(Durability::Commit, 100);
-    let mut setting = world.shared.setting.clone();
-    setting.limits = setting.limits.with_laggard_time(SECOND);
-    world = World::of(setting);
+    let limits = Limits::default().with_laggard_time(SECOND);
+    let mut world = World::of(setting(Durability::Commit, 100, limits));
     for _ in 0..5 {
         world.publish_one("a", 10);
     }
