@@ -221,6 +221,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     health.begin_drain();
     manager.stopping(connections, drain);
     let end = engine.stop(drain);
+    if let Some(store) = &running.store {
+        store::close(store);
+    }
     verifications.end();
     reporter.report_rest(&notices);
     let counts = hub.counts();

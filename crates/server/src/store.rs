@@ -43,6 +43,13 @@ pub(crate) fn open(settings: &Settings) -> Result<Option<Arc<DiskStore>>, String
     Ok(Some(Arc::new(store)))
 }
 
+/// Closes the log, so that the next start need not check the whole file.
+pub(crate) fn close(store: &DiskStore) {
+    if let Err(error) = store.close() {
+        tracing::error!("the durable log is not closed, and is checked at the next start: {error}");
+    }
+}
+
 /// What the log takes of memory at most, in bytes: pages of its file, events that are not indexed yet, and
 /// groups that are being written.
 const LOG_MEMORY: usize = 64 << 20;

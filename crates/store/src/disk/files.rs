@@ -10,6 +10,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::ops::Bound;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -41,6 +42,12 @@ pub(super) trait Files: Send + Sync {
     /// Opens the file of the newest acknowledged record.
     fn newest(&self) -> Result<Box<dyn StorageBackend>, Error>;
 
+    /// Whether the directory still has the database's file that is open. Where somebody has removed the
+    /// directory or mounted another one over it, what is written is lost with the process.
+    fn is_in_place(&self) -> bool {
+        true
+    }
+
     /// Bytes that the disk has room for.
     fn free_bytes(&self) -> Option<u64>;
 
@@ -56,6 +63,8 @@ pub(super) trait Files: Send + Sync {
 pub(super) struct Directory {
     path: PathBuf,
     _lock: File,
+    /// The device and the number of the database's file that is open.
+    opened: Mutex<Option<(u64, u64)>>,
 }
 
 impl Directory {
@@ -76,7 +85,7 @@ impl Directory {
         if is_new {
             write_marker(path).map_err(failed("begin a store in"))?;
         }
-        Ok(Directory { path: path.to_owned(), _lock: lock })
+        Ok(Directory { path: path.to_owned(), _lock: lock, opened: Mutex::default() })
     }
 
     /// Opens a directory that is a store already, and makes none.
@@ -103,6 +112,10 @@ impl Directory {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(failed)?;
         sync_directory(Some(&self.path)).map_err(failed)?;
+        if name != NEWEST {
+            let opened = file.metadata().map_err(failed)?;
+            *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some((opened.dev(), opened.ino()));
+        }
         let backend = FileBackend::new(file).map_err(|error| failed(io::Error::other(error)))?;
         Ok(Box::new(backend))
     }
@@ -132,6 +145,13 @@ impl Files for Directory {
         self.open_file(NEWEST)
     }
 
+    fn is_in_place(&self) -> bool {
+        let opened = *self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = |name| fs::metadata(self.path.join(name)).map(|found| (found.dev(), found.ino())).ok();
+        // Another name, as long as the database is not complete.
+        opened.is_none() || opened == found(DATABASE) || opened == found(NEW_DATABASE)
+    }
+
     fn free_bytes(&self) -> Option<u64> {
         let disk = rustix::fs::statvfs(&self.path).ok()?;
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
@@ -159,7 +179,7 @@ fn check_content(path: &Path) -> Result<bool, Error> {
         }
     }
     let not_a_store = |found: String| Error::NotAStore { path: path.to_owned(), found };
-    let marker = match File::open(path.join(MARKER)) {
+    let marker = match open_at_once(OpenOptions::new().read(true)).open(path.join(MARKER)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return match others {
@@ -189,12 +209,18 @@ fn check_content(path: &Path) -> Result<bool, Error> {
 fn lock(path: &Path) -> Result<File, Error> {
     let file = path.join(LOCK);
     let failed = |source| Error::from_io("lock", &file, source);
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&file).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    let lock = open_at_once(options.write(true).create(true).truncate(false)).open(&file).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
+}
+
+/// A pipe of this name does not hold up the start for ever.
+fn open_at_once(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
 }
 
 /// The marker is there as a whole or not at all.

@@ -270,6 +270,34 @@ impl DiskStore {
         Ok(epoch)
     }
 
+    /// Makes everything durable and indexed, and closes the database, so that the next start need not check the
+    /// whole file. Then every call fails. A store that is dropped is closed, too: this is for a program that
+    /// ends while others still have it.
+    ///
+    /// # Errors
+    /// Those of the storage. What was acknowledged as durable is there all the same.
+    pub fn close(&self) -> Result<(), Error> {
+        let mut writer = self.writer();
+        let closed = self.settle(&mut writer);
+        drop(self.database.write().unwrap_or_else(PoisonError::into_inner).take());
+        writer.broken = Some("it is closed".to_owned());
+        closed
+    }
+
+    /// Commits and indexes everything, and gives back the numbers that were reserved.
+    fn settle(&self, writer: &mut Writer) -> Result<(), Error> {
+        self.check_writer(writer)?;
+        self.commit(writer, &[], Durability::Commit, true)?;
+        let newest = self.shared().state.newest;
+        if writer.row.reserved == newest {
+            return Ok(());
+        }
+        self.transact(writer, |_, row| {
+            row.reserved = newest;
+            Ok(((), true))
+        })
+    }
+
     /// What was found when the store was opened.
     pub fn opening(&self) -> &Opening {
         &self.opening
@@ -328,6 +356,13 @@ impl DiskStore {
     fn check_writer(&self, writer: &mut Writer) -> Result<(), Error> {
         if let Some(cause) = &writer.broken {
             return Err(Error::Broken { cause: cause.clone() });
+        }
+        if !self.files.is_in_place() {
+            let path = self.files.path().display();
+            let cause =
+                format!("{path} is not the directory any more that was opened: it was removed or replaced");
+            writer.broken = Some(cause.clone());
+            return Err(Error::Broken { cause });
         }
         if !writer.is_stuck {
             return Ok(());
@@ -643,18 +678,7 @@ impl Store for DiskStore {
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
-        let mut writer = self.writer();
-        if self.check_writer(&mut writer).is_ok()
-            && self.commit(&mut writer, &[], Durability::Commit, true).is_ok()
-        {
-            let newest = self.shared().state.newest;
-            if writer.row.reserved != newest {
-                let _ = self.transact(&mut writer, |_, row| {
-                    row.reserved = newest;
-                    Ok(((), true))
-                });
-            }
-        }
+        let _ = self.settle(&mut self.writer());
     }
 }
 

@@ -1115,3 +1115,46 @@ fn own_ids_of_a_long_log() {
         );
     }
 }
+
+/// Once, a server whose directory had gone acknowledged events that nobody would find.
+#[test]
+fn a_directory_that_was_removed_takes_no_records() {
+    let directory = Temporary::new("removed");
+    let (path, other) = (directory.path().join("log"), directory.path().join("other"));
+    let store = open(&path).unwrap();
+    append(&store, &records(1..3));
+    fs::rename(&path, &other).unwrap();
+    let removed = store.append(&records(3..4), Durability::Commit).unwrap_err();
+    assert!(removed.to_string().contains("it was removed or replaced"), "{removed}");
+    assert!(!removed.is_passing());
+    drop(open(&path).unwrap());
+    assert!(store.append(&records(3..4), Durability::Commit).is_err(), "another one stands in its place");
+    drop(store);
+    assert_eq!(numbers(&open(&other).unwrap()), [1, 2]);
+}
+
+/// While others still have it: a server ends so.
+#[test]
+fn a_store_that_is_closed_need_not_be_checked_at_the_next_start() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    append(&store, &records(1..3));
+    store.append(&records(3..5), Durability::Async).unwrap();
+    assert!(disk.copy().open(ageless()).unwrap().opening().was_repaired);
+    store.close().unwrap();
+    assert!(matches!(store.append(&records(5..6), Durability::Commit), Err(Error::Broken { .. })));
+    let again = disk.copy().open(ageless()).unwrap();
+    assert_eq!((again.opening().was_repaired, &again.opening().cut), (false, &None));
+    assert_eq!(numbers(&again), [1, 2, 3, 4]);
+}
+
+/// The start waited for a writer for ever.
+#[test]
+fn a_pipe_in_place_of_a_file_holds_up_no_start() {
+    for name in ["lock", "fanfare-store"] {
+        let directory = Temporary::new(&format!("pipe-{name}"));
+        let made = Command::new("mkfifo").arg(directory.path().join(name)).status().unwrap();
+        assert!(made.success());
+        assert!(open(directory.path()).is_err());
+    }
+}
