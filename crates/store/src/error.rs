@@ -71,7 +71,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// What is stored was changed by something else than the store, or the disk has lost a part of it. Nothing
-    /// is changed any more: [`salvage`](crate::disk::salvage) reads what is whole.
+    /// is changed any more: `disk::salvage` reads what is whole.
     Corrupt {
         /// Where.
         place: String,
