@@ -312,6 +312,12 @@ impl ShardHistory {
         self.starts.get(&number).is_some_and(|asked| asked.start.is_some())
     }
 
+    /// Whether the start of a subscriber was asked for and not taken.
+    #[cfg(all(test, not(fanfare_loom)))]
+    pub(crate) fn asks_for_starts(&self) -> bool {
+        !self.starts.is_empty()
+    }
+
     /// Whether any answer has come that was not taken.
     pub(crate) fn has_starts(&self) -> bool {
         self.starts_here > 0

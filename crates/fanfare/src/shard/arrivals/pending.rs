@@ -148,7 +148,8 @@ impl<I: Io> Shard<I> {
     }
 
     pub(in crate::shard) fn close_all_pending(&mut self) {
-        while let Some(Resuming { socket, .. }) = self.arrivals.resuming.pop_front() {
+        while let Some(Resuming { socket, awaits, .. }) = self.arrivals.resuming.pop_front() {
+            self.forget_start(awaits);
             self.closing.push((socket, None));
         }
         self.close_all_undecided();

@@ -139,11 +139,12 @@ impl<I: Io> Shard<I> {
             }
         }
         let history = self.links.log.history_now();
-        self.arrivals.has_left_resuming = history.is_some_and(ShardHistory::has_starts);
+        let is_waited_for = !self.arrivals.resuming.is_empty();
+        self.arrivals.has_left_resuming = is_waited_for && history.is_some_and(ShardHistory::has_starts);
     }
 
     /// Takes the answer of the durable store away, if there is one.
-    fn forget_start(&mut self, awaits: Awaits) -> Option<Start> {
+    pub(super) fn forget_start(&mut self, awaits: Awaits) -> Option<Start> {
         let Awaits::Start(ticket) = awaits else { return None };
         self.links.log.history()?.take_start(ticket)
     }
@@ -278,6 +279,19 @@ mod tests {
         for client in &mut clients {
             assert_eq!(client.read(&mut [0; 16]).unwrap(), 0, "it is closed without a word");
         }
+    }
+
+    /// An answer that nobody waits for any more keeps no shard awake.
+    #[test]
+    fn a_drain_forgets_what_the_store_was_asked() {
+        let mut shard = shard_with(Limits::default(), Some(HistoryQueue::new()));
+        shard.links.log.begin_after_for_test(100);
+        let _client = wait_with(&mut shard, 1, 7);
+        shard.tick(Duration::ZERO, &mut Vec::new());
+        assert!(shard.links.log.history_now().is_some_and(ShardHistory::asks_for_starts));
+        shard.begin_drain(Duration::ZERO, Duration::ZERO);
+        assert_eq!(shard.arrivals.resuming.len(), 0);
+        assert!(!shard.links.log.history_now().is_some_and(ShardHistory::asks_for_starts));
     }
 
     /// Decisions may use up the budget in every tick. One subscriber that has waited begins in each tick even
