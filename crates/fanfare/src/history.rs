@@ -313,7 +313,7 @@ impl ShardHistory {
     }
 
     /// Whether the start of a subscriber was asked for and not taken.
-    #[cfg(all(test, not(fanfare_loom)))]
+    #[cfg(test)]
     pub(crate) fn asks_for_starts(&self) -> bool {
         !self.starts.is_empty()
     }

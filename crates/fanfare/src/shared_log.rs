@@ -379,7 +379,7 @@ impl SharedLog {
     }
 
     /// Begins in the middle, as a log that is read back from a store.
-    #[cfg(all(test, not(fanfare_loom)))]
+    #[cfg(test)]
     pub(crate) fn begin_after_for_test(&self, seq: u64) {
         self.process.lock().state.log.begin_after(seq);
         self.process.newest.store(seq, Ordering::Relaxed);
