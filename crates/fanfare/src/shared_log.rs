@@ -157,16 +157,17 @@ impl ProcessLog {
 
     /// Appends the shards that get each of these events to `into`, and the events that were published before
     /// to `repeated`; both are cleared. Of these no shard gets anything. Of the events it takes the first
-    /// ones: it ends behind the event with which [`WALK_STEPS`] are used up.
+    /// ones: it ends behind the event with which [`WALK_STEPS`] are used up. `None`: a thread has panicked
+    /// under the lock, and the engine has ended.
     pub(crate) fn interest<'events>(
         &self,
         events: impl Iterator<Item = &'events Event>,
         into: &mut Vec<ShardSet>,
         repeated: &mut Repetitions,
-    ) -> Interest {
+    ) -> Option<Interest> {
         into.clear();
         repeated.clear();
-        let log = self.lock();
+        let log = self.lock_unless_broken()?;
         let (mut is_read_here, mut steps) = (false, 0);
         for (index, event) in events.enumerate() {
             if event.id().is_some() && repeated.find(index, event, &log) {
@@ -181,7 +182,7 @@ impl ProcessLog {
             }
         }
         let is_behind = !log.state.unreleased.is_empty();
-        Interest { is_read_here, is_behind, readers_version: log.readers_version() }
+        Some(Interest { is_read_here, is_behind, readers_version: log.readers_version() })
     }
 }
 

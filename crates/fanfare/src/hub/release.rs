@@ -199,7 +199,11 @@ impl Releaser {
     pub(super) fn enqueue(self: &Arc<Self>, batch: Batch, published: Published) -> Sequenced {
         let numbers = batch.first_number().zip(batch.last_number());
         if let Some((first, _)) = numbers {
-            self.log.lock().change_unreleased(|queue, log| queue.insert(first, &batch, log));
+            // Where the log is broken, the engine has ended.
+            let log = self.log.lock_unless_broken();
+            log.into_iter().for_each(|mut log| {
+                log.change_unreleased(|queue, log| queue.insert(first, &batch, log));
+            });
         }
         let numbers = numbers.unwrap_or_default();
         Sequenced { batch: Some(batch), numbers, published, releaser: Arc::clone(self) }
@@ -339,9 +343,10 @@ impl EngineEnd {
                 EngineEnd::announce(&self.0.log, &self.0.waiting, &self.0.mailbox);
             }
         }
-        let announces = Announces(self);
-        // It is released before the end is announced.
-        let _log = announces.0.log.lock_unless_broken();
+        let log = Arc::clone(&self.log);
+        let _log = log.lock_unless_broken();
+        // Under the lock: a publisher that finds the log broken finds the end announced.
+        let _announces = Announces(self);
         resume_unwind(panic)
     }
 

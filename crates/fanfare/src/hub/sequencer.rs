@@ -362,6 +362,7 @@ impl Sequencer {
         // A log outside of the process has decided which events are the same.
         repeated.are_looked_up = matches!(numbers, Numbers::Next);
         let interest = self.log.interest(events.iter().take(count), &mut scratch.interest, repeated);
+        let interest = interest.ok_or(Unable::Refused(PublishError::Stopped))?;
         // The part may have ended before, because its topics take long to look up.
         let count = scratch.interest.len();
         scratch.sizes.truncate(count);
