@@ -38,14 +38,14 @@ struct Options {
     bytes: usize,
 }
 
-/// Who is measured.
+/// One engine that is measured.
 struct Contender {
     name: &'static str,
     key: &'static str,
     engine: Engine,
 }
 
-/// What one has done with so many publishers.
+/// What one engine has done with one number of publishers.
 struct Figures {
     /// Microseconds of each publish, of all rounds.
     times: Histogram<u64>,

@@ -42,7 +42,7 @@ use crate::sync::{AtomicU64, Condvar, Mutex, lock};
 /// Pages that one shard holds and has asked for.
 const PAGES: usize = 8;
 
-/// Questions from which on those are removed that are not wanted any more.
+/// The smallest number of questions of one kind at which the unwanted ones are removed.
 const PURGE_FROM: usize = 4096;
 
 /// What one page has at most, and what it may cost to read: about what a laggard is sent in one turn.
@@ -62,12 +62,12 @@ pub(crate) struct HistoryQueue {
 
 #[derive(Default)]
 struct State {
-    /// By what they cost, [`Ask::kind`]. The kinds take turns, so that many costly questions do not hold up the
-    /// cheap ones, and newcomers do not hold up the pages of those that are there.
+    /// The questions of each kind ([`Ask::kind`]). The kinds take turns: many costly questions do not delay the
+    /// cheap ones, and subscribers that arrive do not delay the pages of streams that are open.
     questions: [VecDeque<Question>; 3],
     /// The kind whose turn is next.
     turn: usize,
-    /// With so many of one kind, those that are not wanted any more are removed.
+    /// How many questions of each kind there may be before the unwanted ones are removed.
     purge_at: [usize; 3],
     is_closed: bool,
 }
@@ -150,7 +150,7 @@ struct AskedStart {
 enum Slot {
     /// It waits until there is a place.
     Waits { after: u64, selectors: Selectors },
-    /// The question has this number: an answer to an older one is for nobody.
+    /// The number of the question. An answer with another number is ignored.
     Asked { number: u64, _wanted: Arc<()> },
     /// `offered`: some of it was given to be sent.
     Here { page: HistoryPage, offered: bool },
@@ -275,7 +275,7 @@ impl Ask {
 }
 
 impl Question {
-    /// Each page is answered: the shard counts the places of those that are under way.
+    /// A question about a page is answered in any case, because the shard counts the pages that are under way.
     fn is_to_be_answered(&self) -> bool {
         self.is_wanted() || matches!(self.ask, Ask::Page { .. })
     }

@@ -324,7 +324,7 @@ impl<I: Io> SimShard<I> {
         self.shard.snapshot()
     }
 
-    /// Pages of the durable store that it holds, and those that it waits for.
+    /// The number of pages of the durable store that the shard holds or waits for.
     pub fn pages(&self) -> usize {
         self.shard.pages()
     }

@@ -500,8 +500,8 @@ fn what_is_gone_from_the_store_is_a_gap() {
     assert_eq!(receive(&mut kept, 399), expected("a", 601..1000));
 }
 
-/// A disk may be slow for longer than a stalled subscriber is kept. A subscriber that waits for the disk does not
-/// stall.
+/// A disk may be slow for longer than a stalled subscriber is kept. A subscriber that waits for the disk is not
+/// stalled.
 #[test]
 fn a_subscriber_that_waits_for_the_disk_is_not_taken_for_stalled() {
     let store = store();
@@ -585,7 +585,7 @@ fn a_gap_of_one_topic_is_told_after_a_restart_too() {
     assert_eq!(hub.counts().published, 0, "what was read back was not published now");
 }
 
-/// A store whose last end has cost it some events, and nobody knows of which topics.
+/// A store that has lost events in a crash. It is unknown which topics these events belonged to.
 struct WithLoss {
     inside: MemoryStore,
     lost: u64,
@@ -624,8 +624,8 @@ impl Store for WithLoss {
     }
 }
 
-/// Once, a subscriber that had everything up to a loss was told of none, and one that wanted everything got
-/// the first page alone.
+/// A subscriber that had everything up to the loss was not told of a gap. A subscriber that asked for everything
+/// got only the first page.
 #[test]
 fn what_a_crash_has_cost_is_a_gap_and_all_that_is_left_comes() {
     const COUNT: usize = 1000;

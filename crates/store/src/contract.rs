@@ -90,9 +90,9 @@ pub struct State {
     pub newest: u64,
     /// Every record up to this number is on stable storage.
     pub synced: u64,
-    /// Records with numbers up to this one may have been lost with the end of a process, and nobody knows of
-    /// which topics; zero: none were. Whoever has less than this may have missed something: it is part of
-    /// every [`Page::gone`].
+    /// Records with numbers up to this one may have been lost when a process ended. It is unknown which topics
+    /// they belonged to. Zero: none were lost. A subscriber with a lower number may have missed something, so
+    /// this number is part of every [`Page::gone`].
     pub lost: u64,
     /// Records that are retained.
     pub records: u64,

@@ -63,8 +63,8 @@ fn link(slot: u32) -> LinkKey {
     LinkKey { slot, generation: 1 }
 }
 
-/// Once, a stream that left while its page was under way, and came back before it was here, took a place
-/// for ever. After eight of these the shard read no history any more.
+/// A stream that left while its page was under way, and came back before the page was here, took a place for
+/// ever. After eight of these the shard read no history any more.
 #[test]
 fn a_page_that_is_not_wanted_gives_its_place_back() {
     let mut both = Both::new();
@@ -104,8 +104,8 @@ fn no_more_pages_have_places_than_may_and_all_laggards_have_their_turn() {
     assert_eq!(both.shard.placed.len(), 0);
 }
 
-/// Where the disk hangs, subscribers give up and come again. Their questions were kept, and answered before
-/// those of others.
+/// While the disk hangs, subscribers give up and come again. The shard kept their old questions, and the thread
+/// answered these before the questions of others.
 #[test]
 fn questions_of_subscribers_that_gave_up_are_neither_kept_nor_answered() {
     let mut both = Both::new();
@@ -127,7 +127,7 @@ fn questions_of_subscribers_that_gave_up_are_neither_kept_nor_answered() {
     assert!(!both.shard.has_starts());
 }
 
-/// Once, a flood of unknown ids from forty connections stopped the history of all others.
+/// A flood of unknown ids from forty connections stopped the history of all other subscribers.
 #[test]
 fn many_costly_questions_do_not_hold_up_others() {
     let mut both = Both::new();

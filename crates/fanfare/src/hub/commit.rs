@@ -174,7 +174,8 @@ impl CommitQueue {
         lock(&self.state).waiting.len()
     }
 
-    /// The store's thread has panicked. Of what it had and of what waits, nobody knows whether it is stored.
+    /// The store's thread has panicked. The batches that wait are dropped, and their publishers are answered. It
+    /// is unknown whether the batches that the thread had taken are stored.
     pub(crate) fn abandon(&self) {
         let mut state = lock(&self.state);
         (state.is_closed, state.is_committing) = (true, false);

@@ -262,8 +262,8 @@ mod tests {
         assert!(!shard.arrivals.has_left_resuming);
     }
 
-    /// Once, a subscriber for which the durable store had no answer in time, or too many waited, was told of a
-    /// gap, and what it could have had from the disk was lost to it.
+    /// A subscriber was told of a gap where the durable store did not answer in time, or where too many
+    /// subscribers waited for it. The subscriber then lost events that were on the disk.
     #[test]
     fn a_subscriber_that_the_store_does_not_answer_is_turned_away() {
         let mut limits = Limits::default();
@@ -281,7 +281,7 @@ mod tests {
         }
     }
 
-    /// An answer that nobody waits for any more keeps no shard awake.
+    /// A drain closed subscribers that waited, and kept their questions. The answers kept the shard awake.
     #[test]
     fn a_drain_forgets_what_the_store_was_asked() {
         let mut shard = shard_with(Limits::default(), Some(HistoryQueue::new()));

@@ -56,7 +56,7 @@ fn the_file_is_bounded() {
     verify_files(&disk).unwrap();
 }
 
-/// Once, the pass over all topics took every step of a trim, an append made room for a few topics of each record,
+/// The pass over all topics took every step of a trim, an append made room for a few topics of each record,
 /// and names were not charged: with events of 64 new topics the file grew without an end.
 #[test]
 fn the_file_is_bounded_with_events_of_many_new_topics() {

@@ -157,7 +157,7 @@ fn system_errors_become_errors_with_advice() {
     }
 }
 
-/// Once, a server whose directory had gone acknowledged events that nobody would find.
+/// A server whose directory was removed acknowledged events that were gone after a restart.
 #[test]
 fn a_directory_that_was_removed_takes_no_records() {
     let directory = Temporary::new("removed");
