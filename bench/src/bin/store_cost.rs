@@ -15,7 +15,7 @@ use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::limits::{LogLimits, Retention};
 use fanfare_store::disk::Options as StoreOptions;
 use fanfare_store::encoding::encode_group;
-use fanfare_store::{Bounds, DiskStore, Durability, Query, Record, Store};
+use fanfare_store::{Bounds, DiskStore, Durability, Query, Record, Store, StoreReader};
 
 /// Events a second of the store on disk, beside a bare loop that appends the same bytes to a file and calls
 /// fdatasync

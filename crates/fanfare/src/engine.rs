@@ -26,8 +26,10 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::limits::{LIFE_CYCLE_EVENTS_MAX, Limits, RECEIVE_BYTES};
 use fanfare_proto::pattern::Pattern;
 use fanfare_proto::problem::ProblemKind;
+use fanfare_store::StoreReader;
 
 use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusal, Request, Subscribe};
+use crate::backplane::Backplane;
 use crate::counts::{SharedCounts, SharedTimings};
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hand_over::HandOver;
@@ -74,6 +76,7 @@ pub struct Builder {
     joins: Option<NotedJoins>,
     presence_linger: Duration,
     store: Option<StoreOptions>,
+    backplane: Option<Arc<dyn Backplane>>,
 }
 
 /// The topics whose joins are noted, and how many of them at a time.
@@ -280,6 +283,17 @@ impl Builder {
         self
     }
 
+    /// Shares one log with other nodes: [`Backplane`]. A publish goes to the log and is answered when the log has
+    /// it and this node has got it from there. The epoch and the numbers are those of the log, so ids are equal on
+    /// all nodes. The start reads the newest events back, as [`Builder::store`] does.
+    ///
+    /// [`Hub::publish`] and [`Hub::publish_batch`], which do not wait, are refused with
+    /// [`crate::PublishError::WouldBlock`]. A durable store cannot be set, too: the shared log is the store.
+    pub fn backplane(mut self, backplane: Arc<dyn Backplane>) -> Builder {
+        self.backplane = Some(backplane);
+        self
+    }
+
     /// Lets the numbers of events go on after a restart, so that a subscriber that had everything resumes
     /// without a gap. The events themselves are in memory, and are lost.
     ///
@@ -330,6 +344,10 @@ impl Builder {
     /// error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
         let position_file = self.checked_position()?;
+        if self.store.is_some() && self.backplane.is_some() {
+            let both = "a durable store is set, too: the log that nodes share is the store";
+            return Err(StartError::new("share a log", io::Error::other(both)));
+        }
         let backend = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
         let tables = self.descriptor_tables.resolve();
         let tables = tables.map_err(|cause| StartError::new("give each shard a descriptor table", cause))?;
@@ -397,8 +415,9 @@ impl Builder {
 
         let life_cycle =
             (limits.life_cycle_events > 0).then(|| LifeCycleQueue::new(limits.life_cycle_events, count));
-        let recovered =
-            self.store.as_ref().map(|options| Recovered::read(&*options.store, &limits.log, Clock::start()));
+        let of_store = self.store.as_ref().map(|options| Arc::clone(&options.store) as Arc<dyn StoreReader>);
+        let reader = of_store.or(self.backplane.as_ref().map(|backplane| backplane.reader()));
+        let recovered = reader.as_deref().map(|reader| Recovered::read(reader, &limits.log, Clock::start()));
         let failed_store = |cause| StartError::new("read the durable log", io::Error::other(cause));
         let recovered = recovered.transpose().map_err(failed_store)?;
         // Events are older than this process.
@@ -423,7 +442,7 @@ impl Builder {
         let joins =
             self.joins.map(|joins| JoinTable::new(joins.patterns, joins.topics, random.hash_one("joins")));
         let common = common.with_joins(joins.map(Arc::new));
-        let history = self.store.is_some().then(HistoryQueue::new);
+        let history = reader.is_some().then(HistoryQueue::new);
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
@@ -475,15 +494,30 @@ impl Builder {
         let life_cycle = life_cycle.map(LifeCycle::start).transpose();
         let life_cycle = life_cycle.map_err(|cause| StartError::new("start a thread", cause))?;
 
-        let store = self.store.zip(history).map(|(options, history)| {
-            let end = common.engine_end(Arc::clone(&handles[ProcessLog::TRIMMING_SHARD].mailbox));
-            StoreThreads::start(options, history, common.newest(), end, clock)
-        });
-        let store = store.transpose().map_err(|cause| StartError::new("start a thread", cause))?;
-        let (store, store_threads) = store.unzip();
+        let end = || common.engine_end(Arc::clone(&handles[ProcessLog::TRIMMING_SHARD].mailbox));
+        let failed_thread = |cause| StartError::new("start a thread", cause);
+        let (mut store, mut backplane, mut store_threads) = (None, None, StoreThreads::default());
+        if let Some((options, history)) = self.store.zip(history.clone()) {
+            let started = StoreThreads::start(options, history, common.newest(), end(), clock);
+            let (started, threads) = started.map_err(failed_thread)?;
+            (store, store_threads) = (Some(started), threads);
+        } else if let Some(((shared, reader), history)) = self.backplane.zip(reader).zip(history) {
+            let started = StoreThreads::start_shared(shared, reader, history, common.newest(), end(), clock);
+            let (started, threads) = started.map_err(failed_thread)?;
+            (backplane, store_threads) = (Some(started), threads);
+        }
         let mut engine = Engine {
             connections_at_most: budget.connections(count),
-            hub: Hub::new(common, clock, limits, socket_options, handles, Arc::clone(&presence), store),
+            hub: Hub::new(
+                common,
+                clock,
+                limits,
+                socket_options,
+                handles,
+                Arc::clone(&presence),
+                store,
+                backplane,
+            ),
             shards: Vec::new(),
             addresses: listeners.addresses,
             unix_addresses: listeners.unix_addresses,
@@ -496,7 +530,7 @@ impl Builder {
             announcer: Announcer::new(presence),
             // A shard may publish before all of them have started: an admission does, and members join.
             position: position.map(TakenPosition::used),
-            store_threads: store_threads.unwrap_or_default(),
+            store_threads,
             _admission_threads: admission_threads,
             admission: Some(admission),
         };
@@ -509,6 +543,7 @@ impl Builder {
             };
             engine.shards.push(thread?);
         }
+        engine.hub.begin_feed();
         Ok(engine)
     }
 
@@ -560,6 +595,7 @@ impl Engine {
             joins: None,
             presence_linger: Duration::from_secs(5),
             store: None,
+            backplane: None,
         }
     }
 

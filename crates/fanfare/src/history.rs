@@ -33,7 +33,7 @@ use fanfare_proto::link::LinkKey;
 use fanfare_proto::log::{EARLIEST, Start};
 use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
-use fanfare_store::{Bounds, Error, Page, Query, Record, Store};
+use fanfare_store::{Bounds, Error, Page, Query, Record, StoreReader};
 
 use crate::mailbox::{Mail, Mailbox};
 use crate::store::{StoreCounts, unix_ms};
@@ -44,6 +44,9 @@ const PAGES: usize = 8;
 
 /// The smallest number of questions of one kind at which the unwanted ones are removed.
 const PURGE_FROM: usize = 4096;
+
+/// How long the thread rests where the log is on another machine and cannot be reached.
+const UNREACHABLE_REST: Duration = Duration::from_millis(50);
 
 /// What one page has at most, and what it may cost to read: about what a laggard is sent in one turn.
 const PAGE: Bounds = Bounds { records: RUN_FRAMES, bytes: RUN_BYTES, steps: 1 << 14 };
@@ -87,12 +90,16 @@ enum Ask {
 }
 
 /// The selectors of a subscriber, for another thread.
+#[derive(Clone)]
 struct Selectors {
     topics: Vec<Topic>,
     private_topics: usize,
     patterns: Vec<Pattern>,
     private_patterns: usize,
 }
+
+/// The log is on another machine, and cannot be reached at the moment.
+struct Unreachable;
 
 /// The answer to a shard, by mail.
 pub(crate) enum HistoryAnswer {
@@ -160,7 +167,7 @@ enum Slot {
 
 /// The thread that reads.
 pub(crate) struct HistoryReader {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn StoreReader>,
     pub(crate) queue: Arc<HistoryQueue>,
     /// The newest number that is released.
     pub(crate) newest: Arc<AtomicU64>,
@@ -536,29 +543,51 @@ impl HistoryReader {
 
     fn answer_by_mail(&self, question: Question) {
         let is_wanted = question.is_wanted();
-        let Question { mailbox, ask, .. } = question;
-        if let Some(answer) = self.answer(ask, is_wanted) {
-            // A shard that has ended needs none.
-            let _ = mailbox.push(Mail::History(Box::new(answer)), || Ok::<_, ()>(()));
+        match self.answer(&question.ask, is_wanted) {
+            Ok(Some(answer)) => {
+                // A shard that has ended needs none.
+                let _ = question.mailbox.push(Mail::History(Box::new(answer)), || Ok::<_, ()>(()));
+            }
+            Ok(None) => {}
+            Err(Unreachable) => {
+                // What cannot be reached now is not lost. The question is asked again for as long as the shard
+                // wants the answer.
+                self.queue.push(question);
+                std::thread::sleep(UNREACHABLE_REST);
+            }
         }
     }
 
     /// `None`: the shard needs no answer.
-    fn answer(&self, ask: Ask, is_wanted: bool) -> Option<HistoryAnswer> {
-        let count = |error: &Error| self.counts.add_read_failure(error);
+    fn answer(&self, ask: &Ask, is_wanted: bool) -> Result<Option<HistoryAnswer>, Unreachable> {
+        let count = |error: Error| {
+            self.counts.add_read_failure(&error);
+            if matches!(error, Error::Unreachable { .. }) { Err(Unreachable) } else { Ok(()) }
+        };
         match ask {
-            Ask::Start { .. } if !is_wanted => None,
+            Ask::Start { .. } if !is_wanted => Ok(None),
             Ask::Start { number, id, selectors } => {
-                let start = self.start_of(&id, &selectors).inspect_err(count);
-                // Where the store cannot be read, the subscriber gets what is in memory.
-                let newest = self.newest.load(Ordering::Relaxed);
-                let start = start.unwrap_or(Start::Gap { cursor: newest, from: newest });
-                Some(HistoryAnswer::Start { number, start })
+                let start = match self.start_of(id, selectors) {
+                    Ok(start) => start,
+                    Err(error) => {
+                        count(error)?;
+                        // Where the store cannot be read, the subscriber gets what is in memory.
+                        let newest = self.newest.load(Ordering::Relaxed);
+                        Start::Gap { cursor: newest, from: newest }
+                    }
+                };
+                Ok(Some(HistoryAnswer::Start { number: *number, start }))
             }
             Ask::Page { number, link, after, selectors } => {
-                let page = is_wanted.then(|| self.page(after, selectors));
-                let page = page.and_then(|page| page.inspect_err(count).ok());
-                Some(HistoryAnswer::Page { number, link, page })
+                let page = match is_wanted.then(|| self.page(*after, selectors)) {
+                    Some(Ok(page)) => Some(page),
+                    Some(Err(error)) => {
+                        count(error)?;
+                        None
+                    }
+                    None => None,
+                };
+                Ok(Some(HistoryAnswer::Page { number: *number, link: *link, page }))
             }
         }
     }
@@ -600,7 +629,7 @@ impl HistoryReader {
         self.store.state().epoch
     }
 
-    fn page(&self, after: u64, selectors: Selectors) -> Result<HistoryPage, Error> {
+    fn page(&self, after: u64, selectors: &Selectors) -> Result<HistoryPage, Error> {
         let newest = self.newest.load(Ordering::Relaxed);
         let page = self.store.read(selectors.query(), after, PAGE)?;
         let gone = selectors.gone(&page);
@@ -609,7 +638,7 @@ impl HistoryReader {
         let frames = page.records.into_iter().take_while(|record| record.number <= newest);
         let frames = frames.map(|record| frame_of(record, epoch, now, now_ms));
         let frames = frames.filter(|frame| selectors.selection().wants(frame)).map(Arc::new).collect();
-        Ok(HistoryPage { selectors, after, frames, up_to, gone })
+        Ok(HistoryPage { selectors: selectors.clone(), after, frames, up_to, gone })
     }
 }
 

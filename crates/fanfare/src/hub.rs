@@ -19,6 +19,7 @@ pub(crate) mod readers;
 mod release;
 mod repetitions;
 mod sequencer;
+mod submission;
 mod tasks;
 #[cfg(test)]
 #[cfg(not(fanfare_loom))]
@@ -29,7 +30,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -46,6 +47,7 @@ use fanfare_store::Store;
 
 use crate::admission::{Subscribe, WrongTopics};
 use crate::adopt::{AdoptError, AdoptRefusal};
+use crate::backplane::{Backplane, Feed, LogBreak};
 use crate::client_table::{ClientTable, CountedAt};
 use crate::counts::{Counts, SharedCounts, SharedTimings, Timings};
 use crate::history::HistoryQueue;
@@ -57,7 +59,7 @@ use crate::orders::OrderNumbers;
 use crate::presence::Presence;
 use crate::shared_log::{ProcessLog, SharedLog};
 use crate::store::StoreCounts;
-use crate::sync::{AtomicUsize, Waker};
+use crate::sync::{AtomicU64, AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
 use commit::CommitQueue;
 pub(crate) use congestion::Congestion;
@@ -66,8 +68,10 @@ pub(crate) use line::WaitingPublishers;
 pub use publish_error::{Interrupted, NotPublished, PublishError};
 pub(crate) use release::{EngineEnd, ReleaseQueue, Sequenced, Visibility};
 pub(crate) use repetitions::Repetitions;
+use sequencer::Attempt;
 pub(crate) use sequencer::Numbers;
-use sequencer::{Attempt, Sequencer};
+pub(crate) use sequencer::Sequencer;
+pub(crate) use submission::SubmissionSlot;
 use tasks::Tasks;
 pub use waiting::{PublishFuture, ReadyFuture};
 
@@ -90,7 +94,7 @@ struct Inner {
     /// For sockets that others accepted; those of the shards inherit it from their listener.
     socket_options: SocketOptions,
     common: Common,
-    sequencer: Sequencer,
+    sequencer: Arc<Sequencer>,
     tasks: Arc<Tasks>,
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
@@ -98,6 +102,17 @@ struct Inner {
     inspections: InspectionPermits,
     presence: Arc<Presence>,
     store: Option<HubStore>,
+    backplane: Option<HubBackplane>,
+}
+
+/// A log that nodes share, as the hub knows it.
+pub(crate) struct HubBackplane {
+    pub(crate) backplane: Arc<dyn Backplane>,
+    pub(crate) counts: Arc<StoreCounts>,
+    pub(crate) history: Arc<HistoryQueue>,
+    pub(crate) broken: Arc<OnceLock<LogBreak>>,
+    /// Events of the log that the engine could not deliver.
+    pub(crate) skipped: Arc<AtomicU64>,
 }
 
 /// A durable store, as the hub knows it.
@@ -249,6 +264,7 @@ impl Hub {
         shards: Vec<ShardHandle>,
         presence: Arc<Presence>,
         store: Option<HubStore>,
+        backplane: Option<HubBackplane>,
     ) -> Hub {
         let (log, waiting) = (Arc::clone(&common.log), Arc::clone(&common.waiting));
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
@@ -260,6 +276,7 @@ impl Hub {
             mailboxes,
             store.as_ref().map(|store| Arc::clone(&store.commits)),
         );
+        let sequencer = Arc::new(sequencer);
         let tasks = Arc::new(Tasks::new(Arc::clone(&common.waiting)));
         let (next_shard, inspections) = (AtomicUsize::new(0), InspectionPermits::default());
         let current = RwLock::new(Arc::new(limits.clone()));
@@ -276,6 +293,7 @@ impl Hub {
             inspections,
             presence,
             store,
+            backplane,
         };
         Hub { inner: Arc::new(inner) }
     }
@@ -333,6 +351,9 @@ impl Hub {
     fn publish_some(&self, events: &mut VecDeque<Event>) -> Result<Published, PublishError> {
         // This is asked before anything changes: otherwise half of the shards would have the events.
         self.inner.assert_in_reach();
+        if self.inner.backplane.is_some() {
+            return Err(PublishError::WouldBlock);
+        }
         match self.inner.sequencer.publish(events, None, None) {
             Attempt::Published { published, .. } => Ok(published),
             Attempt::Refused(error) => Err(error),
@@ -528,9 +549,9 @@ impl Hub {
         self.inner.shards.len()
     }
 
-    /// Whether there is a durable store.
+    /// Whether there is a durable store, or a log that nodes share.
     pub(crate) fn has_store(&self) -> bool {
-        self.inner.store.is_some()
+        self.inner.store.is_some() || self.inner.backplane.is_some()
     }
 
     /// Where joins are noted.
@@ -613,6 +634,27 @@ impl Hub {
         }
     }
 
+    /// Why the engine cannot go on with the log that nodes share. `None`: it goes on, or there is no such log.
+    /// The owner of the engine stops it then, and starts another one.
+    pub fn log_break(&self) -> Option<LogBreak> {
+        self.inner.backplane.as_ref()?.broken.get().cloned()
+    }
+
+    /// Events of the log that nodes share which this engine could not deliver: [`crate::Feed::append`].
+    pub fn feed_skipped(&self) -> u64 {
+        self.inner.backplane.as_ref().map_or(0, |shared| shared.skipped.load(Ordering::Relaxed))
+    }
+
+    /// Has the log that nodes share, if there is one, feed this engine.
+    pub(crate) fn begin_feed(&self) {
+        let Some(shared) = &self.inner.backplane else { return };
+        let (sequencer, log) = (Arc::clone(&self.inner.sequencer), Arc::clone(&self.inner.common.log));
+        log.set_caught_up(false);
+        let after = log.newest().load(Ordering::Relaxed);
+        let (broken, skipped) = (Arc::clone(&shared.broken), Arc::clone(&shared.skipped));
+        shared.backplane.begin(Feed::new(sequencer, log, broken, skipped), after);
+    }
+
     pub(crate) fn drain(&self, window: Duration) {
         self.drain_and_commit(window, COMMIT_TIME);
     }
@@ -632,6 +674,10 @@ impl Hub {
     pub(crate) fn end(&self) {
         self.inner.tasks.end();
         self.inner.store.iter().for_each(|store| store.history.close());
+        if let Some(shared) = &self.inner.backplane {
+            shared.history.close();
+            shared.backplane.end();
+        }
     }
 }
 

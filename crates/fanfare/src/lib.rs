@@ -165,6 +165,7 @@
 
 mod admission;
 mod adopt;
+mod backplane;
 mod chunk_table;
 mod client_table;
 mod connection;
@@ -202,6 +203,7 @@ pub use admission::{
     Subscribe,
 };
 pub use adopt::{AdoptError, AdoptRefusal};
+pub use backplane::{Accepted, Backplane, Feed, FeedError, LogBreak, NotAccepted, Submission, SubmitFailure};
 pub use connection::{ConnectionId, InvalidConnectionId};
 pub use counts::{Counts, Timings, TopicCounts};
 pub use descriptors::DescriptorLimit;
@@ -230,7 +232,7 @@ pub use fanfare_proto::pattern::{Pattern, PatternError};
 pub use fanfare_proto::problem::ProblemKind;
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery, is_resume_parameter};
-pub use fanfare_store::{Durability, Store};
+pub use fanfare_store::{Durability, Store, StoreReader};
 pub use hand_over::{ConnectionOrigin, HandOver, HandedOver};
 pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,

@@ -28,7 +28,7 @@ use crate::counts::TopicCounts;
 use crate::history::{HistoryQueue, ShardHistory};
 use crate::hub::{ReleaseQueue, Repetitions, WaitingPublishers};
 use crate::mailbox::Mailbox;
-use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, lock};
 
 /// An empty log with the bounds of an engine.
 pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
@@ -53,6 +53,8 @@ pub(crate) struct ProcessLog {
     /// waited for a release before each of its sleeps would deliver nothing meanwhile. Relaxed: the shard is
     /// woken after it was made earlier.
     trims_at: AtomicU64,
+    /// Whether this node has everything that a log which nodes share has. Without such a log it always has.
+    is_caught_up: AtomicBool,
 }
 
 struct State {
@@ -115,6 +117,7 @@ impl ProcessLog {
             local: shards,
             newest: Arc::new(AtomicU64::new(log.newest())),
             trims_at: AtomicU64::new(nanoseconds_or_never(log.next_expiry())),
+            is_caught_up: AtomicBool::new(true),
             state: Mutex::new(State {
                 log,
                 unreleased: ReleaseQueue::default(),
@@ -148,6 +151,15 @@ impl ProcessLog {
     /// For questions about sizes and names, also of a log that is half changed.
     pub(crate) fn lock_even_if_broken(&self) -> LockedLog<'_> {
         LockedLog { process: self, state: lock(&self.state) }
+    }
+
+    /// Whether this node has everything that a log which nodes share has, as far as it knows.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.is_caught_up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_caught_up(&self, is_caught_up: bool) {
+        self.is_caught_up.store(is_caught_up, Ordering::Relaxed);
     }
 
     /// Makes the shard that trims check the log as soon as it is awake.
@@ -228,6 +240,12 @@ impl LockedLog<'_> {
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<Read, u64> {
         self.state.log.replay_after(wanted, bounds, into)
+    }
+
+    /// As [`Log::skip_to`].
+    pub(crate) fn skip_to(&mut self, number: u64) {
+        self.state.log.skip_to(number);
+        self.process.newest.store(self.state.log.newest(), Ordering::Relaxed);
     }
 
     #[cfg(feature = "sim")]
@@ -402,6 +420,11 @@ impl SharedLog {
         }
         let at = self.process.trims_at.load(Ordering::Relaxed);
         (at != u64::MAX).then(|| Duration::from_nanos(at))
+    }
+
+    /// Whether this node has everything that a log which nodes share has, as far as it knows.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.process.is_caught_up()
     }
 
     /// The index of this shard.

@@ -210,7 +210,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
         (HubStore { store, commits, counts, history }, steps)
     });
     let (of_hub, store) = store.unzip();
-    let hub = Hub::new(common, clock, limits, options, handles, presence, of_hub);
+    let hub = Hub::new(common, clock, limits, options, handles, presence, of_hub, None);
     SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::without_tasks), store }
 }
 

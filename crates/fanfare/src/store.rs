@@ -13,7 +13,7 @@ use fanfare_proto::histogram::Histogram;
 use fanfare_proto::limits::LogLimits;
 use fanfare_proto::log::Log;
 use fanfare_store::encoding::event_bytes;
-use fanfare_store::{Bounds, Durability, Error, Gone, Query, Record, Store};
+use fanfare_store::{Bounds, Durability, Error, Gone, Query, Record, Store, StoreReader};
 
 use crate::history::frame_of;
 use crate::sync::{Mutex, lock};
@@ -35,6 +35,8 @@ pub enum StoreFailure {
     Broken,
     /// An earlier part of the same publish was not stored.
     Earlier,
+    /// The log that nodes share cannot be reached at the moment. Nothing was published.
+    Unreachable,
 }
 
 /// What a store has done since the start: [`crate::Hub::store_figures`].
@@ -100,7 +102,11 @@ impl fmt::Debug for StoreOptions {
 
 impl StoreFailure {
     pub(crate) fn of(error: &Error) -> StoreFailure {
-        if error.is_passing() { StoreFailure::Full } else { StoreFailure::Broken }
+        match error {
+            Error::Full { .. } => StoreFailure::Full,
+            Error::Unreachable { .. } => StoreFailure::Unreachable,
+            _ => StoreFailure::Broken,
+        }
     }
 }
 
@@ -109,6 +115,7 @@ impl fmt::Display for StoreFailure {
         f.write_str(match self {
             StoreFailure::Full => "the disk is full; publish again when there is room",
             StoreFailure::Broken => "the store has failed; the log of the server says why",
+            StoreFailure::Unreachable => "the log that nodes share cannot be reached; publish again later",
             StoreFailure::Earlier => "an earlier event of this publish was not stored",
         })
     }
@@ -144,7 +151,7 @@ impl StoreCounts {
         lock(&self.error).take()
     }
 
-    pub(crate) fn figures(&self, store: &dyn Store) -> StoreFigures {
+    pub(crate) fn figures(&self, store: &dyn StoreReader) -> StoreFigures {
         let state = store.state();
         StoreFigures {
             groups: self.groups.load(Ordering::Relaxed),
@@ -189,7 +196,11 @@ const MOST_TOPICS: usize = 1 << 16;
 
 impl Recovered {
     /// Reads about as many records as fit into a log with these bounds, from the newest back.
-    pub(crate) fn read(store: &dyn Store, limits: &LogLimits, clock: Clock) -> Result<Recovered, Error> {
+    pub(crate) fn read(
+        store: &dyn StoreReader,
+        limits: &LogLimits,
+        clock: Clock,
+    ) -> Result<Recovered, Error> {
         let state = store.state();
         // What may be missing without a trace is before all that is in memory.
         let begin = if state.oldest == 0 { state.newest } else { (state.oldest - 1).max(state.lost) };
@@ -220,7 +231,7 @@ impl Recovered {
     }
 
     /// Reads the records, of which the newest stay that have no more bytes than this. Answers their bytes.
-    fn read_records(&mut self, store: &dyn Store, room: usize) -> Result<usize, Error> {
+    fn read_records(&mut self, store: &dyn StoreReader, room: usize) -> Result<usize, Error> {
         let memory = |record: &Record| event_bytes(&record.event) + RECORD_OVERHEAD;
         let (mut up_to, mut bytes) = (self.after, 0);
         loop {
@@ -246,7 +257,7 @@ impl Recovered {
         }
     }
 
-    fn ask_what_is_gone(&mut self, store: &dyn Store) -> Result<(), Error> {
+    fn ask_what_is_gone(&mut self, store: &dyn StoreReader) -> Result<(), Error> {
         // Where nothing is gone of any topic, nothing is gone of each.
         if self.gone.newest <= self.after {
             return Ok(());

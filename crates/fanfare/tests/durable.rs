@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fanfare::{
     Cursor, Durability, Engine, Epoch, Event, EventId, EventType, Hub, Interrupted, Limits, Member,
-    PublishError, Published, Store, StoreFailure, StoreOptions, Subscribe, Topic, testing,
+    PublishError, Published, Store, StoreFailure, StoreOptions, StoreReader, Subscribe, Topic, testing,
 };
 use fanfare_proto::limits::LogLimits;
 use fanfare_store::{Bounds, Error as StoreError, Fault, FaultyStore, MemoryStore, Query};
@@ -591,15 +591,11 @@ struct WithLoss {
     lost: u64,
 }
 
-impl Store for WithLoss {
+impl StoreReader for WithLoss {
     fn state(&self) -> fanfare_store::State {
         let mut state = self.inside.state();
         (state.newest, state.lost) = (state.newest.max(self.lost), self.lost);
         state
-    }
-
-    fn append(&self, group: &[fanfare_store::Record], durability: Durability) -> Result<(), StoreError> {
-        self.inside.append(group, durability)
     }
 
     fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<fanfare_store::Page, StoreError> {
@@ -613,6 +609,12 @@ impl Store for WithLoss {
 
     fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<fanfare_store::Record>, StoreError> {
         self.inside.find(id, topics)
+    }
+}
+
+impl Store for WithLoss {
+    fn append(&self, group: &[fanfare_store::Record], durability: Durability) -> Result<(), StoreError> {
+        self.inside.append(group, durability)
     }
 
     fn trim(&self, now_ms: u64, budget: usize) -> Result<fanfare_store::Trimmed, StoreError> {

@@ -359,6 +359,13 @@ kinds! {
                  member published tells what is certain.",
         options: ["data"],
     }
+    /// The log that nodes share cannot be reached. Nothing was published. Subscribers stay, and get what is
+    /// published when it can be reached again.
+    LogUnreachable("log-unreachable", 503, "The shared log cannot be reached") {
+        action: "Try again after the time that Retry-After says. Where it lasts, look at the servers of the \
+                 shared log and at the network between.",
+        options: ["nats"],
+    }
     /// The disk of the durable log is full. Subscribers are not concerned.
     StoreFull("store-full", 507, "The disk of the durable log is full") {
         action: "Try again after the time that Retry-After says, or free some space. The member published tells \

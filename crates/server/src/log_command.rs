@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use fanfare::{Durability, Event, EventId, EventType, LogLimits, Retry, Store, Topic};
+use fanfare::{Durability, Event, EventId, EventType, LogLimits, Retry, Store, StoreReader, Topic};
 use fanfare_store::disk::Options;
 use fanfare_store::{Bounds, DiskStore, Query, Record, disk};
 use serde::{Deserialize, Serialize};

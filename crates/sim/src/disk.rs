@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fanfare::{Durability, Epoch, Hub, Store};
+use fanfare::{Durability, Epoch, Hub, Store, StoreReader};
 use fanfare_io::Clock;
 use fanfare_proto::event::{EventId, Topic};
 use fanfare_proto::limits::LogLimits;
@@ -227,11 +227,23 @@ impl Disk {
     }
 }
 
-impl Store for Disk {
+impl StoreReader for Disk {
     fn state(&self) -> State {
         self.records.state()
     }
 
+    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
+        self.read_fault()?;
+        self.records.read(query, after, bounds)
+    }
+
+    fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
+        self.step(|at| at == CrashAt::Taken)?;
+        self.records.find(id, topics)
+    }
+}
+
+impl Store for Disk {
     fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error> {
         assert_eq!(durability, self.durability, "how it is appended");
         self.step(|at| matches!(at, CrashAt::Taken | CrashAt::LookedUp))?;
@@ -254,16 +266,6 @@ impl Store for Disk {
             self.faults().unsynced.extend(group.iter().map(|record| (now, record.number)));
         }
         self.step(|at| matches!(at, CrashAt::Written { survives: true } | CrashAt::Synced))
-    }
-
-    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
-        self.read_fault()?;
-        self.records.read(query, after, bounds)
-    }
-
-    fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
-        self.step(|at| at == CrashAt::Taken)?;
-        self.records.find(id, topics)
     }
 
     fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {
@@ -299,22 +301,29 @@ mod tests {
     fn without_faults_it_keeps_the_contract() {
         // How a record is appended is the world's choice, and no matter of this suite.
         struct AnyDurability(Arc<Disk>);
-        impl Store for AnyDurability {
+        impl StoreReader for AnyDurability {
             fn state(&self) -> State {
                 self.0.state()
             }
-            fn append(&self, group: &[Record], _: Durability) -> Result<(), Error> {
-                self.0.append(group, Durability::Commit)
-            }
+
             fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
                 self.0.read(query, after, bounds)
             }
+
             fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
                 self.0.find(id, topics)
             }
+        }
+
+        impl Store for AnyDurability {
+            fn append(&self, group: &[Record], _: Durability) -> Result<(), Error> {
+                self.0.append(group, Durability::Commit)
+            }
+
             fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {
                 self.0.trim(now_ms, budget)
             }
+
             fn sync(&self) -> Result<(), Error> {
                 self.0.sync()
             }

@@ -5,33 +5,13 @@ use fanfare_proto::event::{EventId, Topic};
 
 use crate::{Error, Record};
 
-/// A log of records in the order of their numbers.
+/// What can be asked of a log of records: of a [`Store`], or of a log that nodes share.
 ///
-/// The numbers come from the caller: from the hub, or from a log that several nodes share, such as a stream
-/// of JetStream. They rise and may have holes. All methods may be called from any thread;
-/// appends and trims wait for each other, and reads wait for neither for longer than it takes to exchange a
-/// few words in memory.
-///
-/// Each topic has a retention, as in the log in memory ([`fanfare_proto::limits::LogLimits`]). A record is
-/// *gone* from a topic when the retention of the topic does not cover it any more, and gone from the store
-/// when it is gone from all of its topics. Retention is enforced by [`Store::trim`], so a store may keep more
-/// than retention says until then.
-pub trait Store: Send + Sync {
-    /// What is in the store now, without any access to a disk.
+/// All methods may be called from any thread. A read does not wait for an append for longer than it takes to
+/// exchange a few words in memory.
+pub trait StoreReader: Send + Sync {
+    /// What is in the store now, without any access to a disk or to the network.
     fn state(&self) -> State;
-
-    /// Appends all records of the group or none of them.
-    ///
-    /// With [`Durability::Commit`] the group is on stable storage when the call returns, and with it every
-    /// record that was appended before. With [`Durability::Async`] the call returns when the records can be
-    /// read; the next commit or [`Store::sync`] makes them durable. An empty group changes nothing.
-    ///
-    /// # Errors
-    /// [`Error::Order`] if the numbers do not rise, or if the first one is not above [`State::newest`]. Other
-    /// errors come from the storage. After any error no reader sees a record of the group. After
-    /// [`Error::Full`] the group is not in the store. Where the storage failed in another way during a commit,
-    /// the group may be there after the store is opened again.
-    fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error>;
 
     /// Reads records with a number above `after`, in order.
     ///
@@ -46,8 +26,34 @@ pub trait Store: Send + Sync {
     /// definition of [`fanfare_proto::frame::Identity`]. Where there are several, the newest one.
     ///
     /// # Errors
-    /// As for [`Store::read`].
+    /// As for [`StoreReader::read`].
     fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error>;
+}
+
+/// A log of records in the order of their numbers.
+///
+/// The numbers come from the caller: from the hub, or from a log that several nodes share, such as a stream
+/// of JetStream. They rise and may have holes. All methods may be called from any thread;
+/// appends and trims wait for each other, and reads wait for neither for longer than it takes to exchange a
+/// few words in memory.
+///
+/// Each topic has a retention, as in the log in memory ([`fanfare_proto::limits::LogLimits`]). A record is
+/// *gone* from a topic when the retention of the topic does not cover it any more, and gone from the store
+/// when it is gone from all of its topics. Retention is enforced by [`Store::trim`], so a store may keep more
+/// than retention says until then.
+pub trait Store: StoreReader {
+    /// Appends all records of the group or none of them.
+    ///
+    /// With [`Durability::Commit`] the group is on stable storage when the call returns, and with it every
+    /// record that was appended before. With [`Durability::Async`] the call returns when the records can be
+    /// read; the next commit or [`Store::sync`] makes them durable. An empty group changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Order`] if the numbers do not rise, or if the first one is not above [`State::newest`]. Other
+    /// errors come from the storage. After any error no reader sees a record of the group. After
+    /// [`Error::Full`] the group is not in the store. Where the storage failed in another way during a commit,
+    /// the group may be there after the store is opened again.
+    fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error>;
 
     /// Enforces retention for a bounded slice of work. `now_ms` is in milliseconds since 1970 (UTC), `budget`
     /// the number of steps: topics that are looked at and records that are dropped. The store remembers where
@@ -165,7 +171,7 @@ impl Gone {
     }
 }
 
-/// What [`Store::read`] gives.
+/// What [`StoreReader::read`] gives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {

@@ -84,6 +84,11 @@ pub enum Error {
         /// What had failed.
         cause: String,
     },
+    /// The log is on another machine, and cannot be reached at the moment. Nothing is lost.
+    Unreachable {
+        /// What was to be reached, and what came instead.
+        what: String,
+    },
     /// Any other failure of the storage.
     Io {
         /// What was to be done.
@@ -108,9 +113,10 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later without a new start: the disk is full now.
+    /// Whether the same call may succeed later without a new start: the disk is full now, or a log on another
+    /// machine cannot be reached.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Error::Full { .. })
+        matches!(self, Error::Full { .. } | Error::Unreachable { .. })
     }
 
     /// The same, with this path where none is known.
@@ -194,6 +200,9 @@ impl fmt::Display for Error {
                 f,
                 "an earlier write failed ({cause}), so it is not known what is on the disk; check the disk and start again"
             ),
+            Error::Unreachable { what } => {
+                write!(f, "the shared log cannot be reached: {what}; check its servers and the network")
+            }
             Error::Io { action, path, source } => {
                 write!(f, "could not {action} {}: {source}; check the disk and its mount", path.display())
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fanfare_proto::event::{EventId, Topic};
 
-use crate::contract::{Bounds, Durability, Page, Query, State, Store, Trimmed};
+use crate::contract::{Bounds, Durability, Page, Query, State, Store, StoreReader, Trimmed};
 use crate::{Error, Record};
 
 /// A store around another one, with faults that a test has planned. Without a planned fault, each call goes
@@ -130,11 +130,25 @@ impl<S: Store> FaultyStore<S> {
     }
 }
 
-impl<S: Store> Store for FaultyStore<S> {
+impl<S: Store> StoreReader for FaultyStore<S> {
     fn state(&self) -> State {
         self.inside.state()
     }
 
+    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
+        let fault = self.faults().reads.next();
+        simple_fault("read", fault)?;
+        self.inside.read(query, after, bounds)
+    }
+
+    fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
+        let fault = self.faults().reads.next();
+        simple_fault("read", fault)?;
+        self.inside.find(id, topics)
+    }
+}
+
+impl<S: Store> Store for FaultyStore<S> {
     fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error> {
         self.check_broken()?;
         crate::memory::check_order(group, self.inside.state().newest)?;
@@ -150,18 +164,6 @@ impl<S: Store> Store for FaultyStore<S> {
             self.write_fault(fault, group)?;
         }
         self.inside.append(group, durability)
-    }
-
-    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
-        let fault = self.faults().reads.next();
-        simple_fault("read", fault)?;
-        self.inside.read(query, after, bounds)
-    }
-
-    fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
-        let fault = self.faults().reads.next();
-        simple_fault("read", fault)?;
-        self.inside.find(id, topics)
     }
 
     fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {

@@ -1,6 +1,6 @@
 //! The durable log: where events are kept so that an acknowledged event survives the end of the process.
 //!
-//! Start with [`Store`], the contract. [`MemoryStore`] keeps nothing beyond the process and is for tests and
+//! Start with [`Store`], the contract, and [`StoreReader`], its part that reads. [`MemoryStore`] keeps nothing beyond the process and is for tests and
 //! for comparison. `DiskStore`, with the feature `disk`, keeps its records in one directory. [`FaultyStore`]
 //! is a store that fails when it is told to. The functions of [`conformance`] check what the contract says of
 //! any store.
@@ -9,7 +9,7 @@
 //! use fanfare_proto::cursor::Epoch;
 //! use fanfare_proto::event::{Event, Topic};
 //! use fanfare_proto::limits::LogLimits;
-//! use fanfare_store::{Bounds, Durability, MemoryStore, Query, Record, Store};
+//! use fanfare_store::{Bounds, Durability, MemoryStore, Query, Record, Store, StoreReader};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let store = MemoryStore::new(Epoch::new(7), LogLimits::default());
@@ -33,7 +33,7 @@ mod faulty;
 mod memory;
 mod record;
 
-pub use contract::{Bounds, Durability, Gone, Page, Query, State, Store, Trimmed};
+pub use contract::{Bounds, Durability, Gone, Page, Query, State, Store, StoreReader, Trimmed};
 #[cfg(feature = "disk")]
 pub use disk::DiskStore;
 pub use error::Error;

@@ -8,7 +8,7 @@ use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{EventId, Topic};
 use fanfare_proto::limits::{LogLimits, Retention};
 
-use crate::contract::{Bounds, Durability, Gone, Page, Query, State, Store, Trimmed};
+use crate::contract::{Bounds, Durability, Gone, Page, Query, State, Store, StoreReader, Trimmed};
 use crate::encoding::event_bytes;
 use crate::{Error, Record};
 
@@ -84,18 +84,9 @@ impl MemoryStore {
     }
 }
 
-impl Store for MemoryStore {
+impl StoreReader for MemoryStore {
     fn state(&self) -> State {
         self.records().state
-    }
-
-    fn append(&self, group: &[Record], _durability: Durability) -> Result<(), Error> {
-        let mut records = self.records();
-        check_order(group, records.state.newest)?;
-        for record in group {
-            records.add(record.clone());
-        }
-        Ok(())
     }
 
     fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
@@ -107,6 +98,17 @@ impl Store for MemoryStore {
         let numbers = records.ids.get(&(id.clone(), sorted(topics)));
         let newest = numbers.and_then(|numbers| numbers.last());
         Ok(newest.map(|number| records.records[number].record.clone()))
+    }
+}
+
+impl Store for MemoryStore {
+    fn append(&self, group: &[Record], _durability: Durability) -> Result<(), Error> {
+        let mut records = self.records();
+        check_order(group, records.state.newest)?;
+        for record in group {
+            records.add(record.clone());
+        }
+        Ok(())
     }
 
     fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {

@@ -7,10 +7,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use fanfare_io::Clock;
+use fanfare_store::StoreReader;
 
+use crate::backplane::Backplane;
 use crate::history::{HistoryQueue, HistoryReader};
 use crate::hub::commit::{CommitQueue, Committer};
-use crate::hub::{EngineEnd, HubStore};
+use crate::hub::{EngineEnd, HubBackplane, HubStore};
 use crate::store::{StoreCounts, StoreOptions};
 use crate::sync::AtomicU64;
 
@@ -45,11 +47,33 @@ impl StoreThreads {
         let queue = Arc::clone(&commits);
         let writer = spawn("fanfare-store", end.clone(), move || queue.abandon(), move || committer.run())?;
         let (of_reader, queue) = (Arc::clone(&store), Arc::clone(&history));
+        let of_reader: Arc<dyn StoreReader> = of_reader;
         let reader = HistoryReader { store: of_reader, queue, newest, counts: Arc::clone(&counts), clock };
         let queue = Arc::clone(&history);
         let reader = spawn("fanfare-history", end, move || queue.close(), move || reader.run());
         let reader = reader.inspect_err(|_| commits.close(Duration::ZERO))?;
         Ok((HubStore { store, commits, counts, history }, StoreThreads(vec![writer, reader])))
+    }
+
+    /// Starts the thread that reads from a log that nodes share. The [`Backplane`] has threads of its own for the
+    /// rest.
+    ///
+    /// # Errors
+    /// The system refuses the thread.
+    pub(super) fn start_shared(
+        backplane: Arc<dyn Backplane>,
+        reader: Arc<dyn StoreReader>,
+        history: Arc<HistoryQueue>,
+        newest: Arc<AtomicU64>,
+        end: EngineEnd,
+        clock: Clock,
+    ) -> io::Result<(HubBackplane, StoreThreads)> {
+        let (counts, queue) = (Arc::<StoreCounts>::default(), Arc::clone(&history));
+        let reader = HistoryReader { store: reader, queue, newest, counts: Arc::clone(&counts), clock };
+        let queue = Arc::clone(&history);
+        let reader = spawn("fanfare-history", end, move || queue.close(), move || reader.run())?;
+        let (broken, skipped) = (Arc::default(), Arc::default());
+        Ok((HubBackplane { backplane, counts, history, broken, skipped }, StoreThreads(vec![reader])))
     }
 
     /// Waits for both, which end when all is stored and nothing is asked any more.

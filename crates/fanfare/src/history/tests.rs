@@ -2,7 +2,7 @@
 
 use fanfare_io::Waker;
 use fanfare_proto::limits::{Limits, LogLimits};
-use fanfare_store::{Durability, MemoryStore};
+use fanfare_store::{Durability, MemoryStore, Store};
 
 use super::*;
 use crate::hub::Common;
@@ -51,7 +51,7 @@ impl Both {
     fn answer(&mut self) -> Option<HistoryAnswer> {
         let question = lock(&self.reader.queue.state).take()?;
         let is_wanted = question.is_wanted();
-        self.reader.answer(question.ask, is_wanted)
+        self.reader.answer(&question.ask, is_wanted).ok().flatten()
     }
 
     fn questions(&self) -> usize {

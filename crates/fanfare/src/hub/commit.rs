@@ -107,12 +107,14 @@ impl Hub {
     /// Zero: there is none.
     pub fn history_memory(&self) -> usize {
         let of_shard = history::memory_bound(self.inner.limits.event_bytes);
-        if self.inner.store.is_some() { self.inner.shards.len() * of_shard } else { 0 }
+        if self.has_store() { self.inner.shards.len() * of_shard } else { 0 }
     }
 
     /// The text of the last error of the durable store, if there was one since the last call: for a log.
     pub fn take_store_error(&self) -> Option<String> {
-        self.inner.store.as_ref()?.counts.take_error()
+        let of_store = self.inner.store.as_ref().map(|store| &store.counts);
+        let of_backplane = self.inner.backplane.as_ref().map(|shared| &shared.counts);
+        of_store.or(of_backplane)?.take_error()
     }
 }
 

@@ -289,6 +289,11 @@ impl WaitingPublishers {
         }
     }
 
+    /// What this publisher waits for has come.
+    pub(crate) fn call_one(&self, ticket: Ticket) {
+        self.call_ticket(&mut lock(&self.line), ticket);
+    }
+
     fn call_ticket(&self, line: &mut Line, ticket: Ticket) {
         let Some(waiting) = line.positions.get_mut(&ticket) else { return };
         if std::mem::replace(&mut waiting.is_called, true) {

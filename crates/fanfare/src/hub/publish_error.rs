@@ -48,8 +48,8 @@ pub enum PublishError {
     /// were not released in time, so they are not visible. They become visible behind these, or when the
     /// engine drains: do not publish them again.
     Unreleased,
-    /// [`crate::Hub::publish_wait`] and [`crate::Hub::publish_async`] only: the durable store has the events,
-    /// and did not say in time whether it keeps them. They become visible later, or not at all. Those that
+    /// [`crate::Hub::publish_wait`] and [`crate::Hub::publish_async`] only: the durable store, or the log that
+    /// nodes share, has the events, and did not say in time whether it keeps them. They become visible later, or not at all. Those that
     /// are neither in [`Interrupted::published`] nor given back may be published again only where each has an
     /// own id, so that none is published twice.
     Undecided,
@@ -111,6 +111,7 @@ impl PublishError {
             PublishError::Unreleased => ProblemKind::NotVisibleYet,
             PublishError::Undecided => ProblemKind::StoreUndecided,
             PublishError::NotStored(StoreFailure::Full) => ProblemKind::StoreFull,
+            PublishError::NotStored(StoreFailure::Unreachable) => ProblemKind::LogUnreachable,
             PublishError::NotStored(_) => ProblemKind::StoreFailed,
             PublishError::Stopped => ProblemKind::ServerStopping,
             PublishError::TooLarge { .. } => ProblemKind::EventTooLarge,

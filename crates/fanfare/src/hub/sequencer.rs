@@ -31,6 +31,9 @@ use crate::shared_log::ProcessLog;
 use crate::sync::{Mutex, lock};
 use room::{Need, NoRoom, Scratch};
 
+/// How long a feed waits for room before it looks once more whether it is called.
+const FEED_WAIT: Duration = Duration::from_secs(1);
+
 /// Gives events their order, and shards their mail.
 pub(crate) struct Sequencer {
     epoch: Epoch,
@@ -71,7 +74,6 @@ pub(crate) enum Numbers<'numbers> {
     /// Each gets the next one.
     Next,
     /// A log outside of the process has given them: one for each event, rising, with holes.
-    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
     Given(&'numbers [u64]),
 }
 
@@ -153,6 +155,44 @@ impl Sequencer {
         Ok(())
     }
 
+    /// The last number given.
+    pub(crate) fn last_given(&self) -> u64 {
+        lock(&self.state).last_given
+    }
+
+    /// Makes events visible that a log outside of the process has given these numbers. Waits for room, as a
+    /// thread. The error: the engine ends.
+    pub(crate) fn feed(&self, events: &mut VecDeque<Event>, numbers: &[u64]) -> Result<(), ()> {
+        let (total, mut position) = (events.len(), None);
+        while !events.is_empty() {
+            let numbers = Numbers::Given(&numbers[total - events.len()..]);
+            match self.publish_numbered(events, numbers, Some((&mut position, WaitBy::Thread)), None) {
+                // The publishers of these events wait until they have come back.
+                Attempt::Published { number, .. } => self.shared.waiting.call_up_to(number),
+                Attempt::Refused(_) => return Err(()),
+                Attempt::Waits => {
+                    let Some(position) = &position else { continue };
+                    while !position.wait(|| FEED_WAIT) {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// No event comes up to this number any more: what a log outside of the process has there is none.
+    pub(crate) fn skip_to(&self, number: u64) {
+        let mut state = lock(&self.state);
+        if number <= state.last_given {
+            return;
+        }
+        state.last_given = number;
+        let Some(mut log) = self.log.lock_unless_broken() else { return };
+        log.skip_to(number);
+        drop(log);
+        drop(state);
+        self.shared.waiting.call_up_to(number);
+    }
+
     /// One try to publish the first part of these events. It sequences and releases under one lock, so that
     /// the order is kept. `wait` is the position in the line of a publisher that waits, or that will wait.
     /// Where older batches are not released yet, it is put behind them; a publisher that does not wait is
@@ -161,6 +201,16 @@ impl Sequencer {
     pub(crate) fn publish(
         &self,
         events: &mut VecDeque<Event>,
+        wait: Option<(&mut Option<LinePosition>, WaitBy)>,
+        publish: Option<&Arc<PublishCommits>>,
+    ) -> Attempt {
+        self.publish_numbered(events, Numbers::Next, wait, publish)
+    }
+
+    fn publish_numbered(
+        &self,
+        events: &mut VecDeque<Event>,
+        numbers: Numbers<'_>,
         mut wait: Option<(&mut Option<LinePosition>, WaitBy)>,
         publish: Option<&Arc<PublishCommits>>,
     ) -> Attempt {
@@ -178,8 +228,7 @@ impl Sequencer {
         }
         loop {
             let position = wait.as_ref().and_then(|(position, _)| position.as_ref());
-            let no_room = match self.sequence_in(&mut state, events, Numbers::Next, position, wait.is_some())
-            {
+            let no_room = match self.sequence_in(&mut state, events, numbers, position, wait.is_some()) {
                 Ok((batch, published)) => {
                     // What was published before is visible.
                     let number = batch.frames.last().map_or(0, |frame| frame.seq());

@@ -79,6 +79,7 @@ pub(crate) fn hub_with(log: Log, shards: usize, limits: Limits, read: &[&str]) -
             handles,
             Arc::new(Presence::new(Duration::ZERO, &Limits::default(), 1)),
             None,
+            None,
         ),
         shards,
     )

@@ -1,5 +1,7 @@
 //! The publisher's side of waiting for room: as a thread, or as a task.
 
+mod shared;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -14,6 +16,7 @@ use super::commit::{Outcome, PublishCommits};
 use super::line::{LinePosition, Task, WaitBy};
 use super::{Attempt, Hub, Interrupted, NotPublished, PublishError, Published, Unpublished};
 use crate::shard_thread;
+use shared::Submitted;
 
 /// A publish that waits for room, as a task: see [`Hub::publish_async`].
 ///
@@ -45,6 +48,8 @@ struct Publishing<'hub> {
     undecided: VecDeque<Part>,
     /// Why the rest is refused. The answer waits for what is undecided: it says what was published.
     refusal: Option<PublishError>,
+    /// What a log that nodes share was given.
+    submitted: Option<Submitted>,
 }
 
 /// A part of a publish.
@@ -159,7 +164,7 @@ impl Hub {
     /// As [`Hub::publish_wait`].
     pub async fn publish_when_ready(&self, event: Event) -> Result<Published, NotPublished> {
         // What a durable store refuses is not given back.
-        let copy = self.inner.store.is_some().then(|| event.clone());
+        let copy = self.has_store().then(|| event.clone());
         let mut events = vec![event];
         match self.publish_async(&mut events).await {
             Ok(published) => Ok(published),
@@ -224,6 +229,7 @@ impl PublishFuture<'_> {
     /// They become visible if it does, also where this is dropped: [`PublishError::Undecided`].
     pub fn is_undecided(&self) -> bool {
         !self.publishing.undecided.is_empty()
+            || self.publishing.submitted.as_ref().is_some_and(Submitted::has_begun)
     }
 }
 
@@ -299,12 +305,16 @@ impl<'hub> Publishing<'hub> {
             commits: hub.inner.store.is_some().then(Arc::default),
             undecided: VecDeque::new(),
             refusal: None,
+            submitted: None,
         }
     }
 
     /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a
     /// position in the line. A shard's thread takes no position: without room, its publish is over.
     fn attempt(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
+        if self.hub.inner.backplane.is_some() {
+            return self.attempt_shared(by);
+        }
         if self.is_sequenced() || self.refusal.is_some() {
             return self.end_when_visible(by);
         }
@@ -411,6 +421,10 @@ impl<'hub> Publishing<'hub> {
 
     fn interrupted(&mut self, error: PublishError) -> Interrupted {
         self.leave();
+        if let Some(submitted) = self.submitted.take() {
+            let error = submitted.error_of_interruption(error);
+            return Interrupted { error, published: self.published.take() };
+        }
         let is_decided = matches!(
             error,
             PublishError::Stopped | PublishError::NotStored(_) | PublishError::IdConflict { .. }
@@ -435,6 +449,9 @@ impl<'hub> Publishing<'hub> {
 
 impl Drop for Publishing<'_> {
     fn drop(&mut self) {
+        if let Some(submitted) = &self.submitted {
+            submitted.cancel();
+        }
         self.leave();
     }
 }

@@ -67,7 +67,7 @@ use self::files::{Directory, Failure, Files, Newest};
 use self::rows::{GROUP_ROW_BYTES, GROUPS, STATE, STATE_KEY, StateRow};
 use self::tail::Tail;
 use self::verify::Unchanged;
-use crate::contract::{Bounds, Durability, Page, Query, State, Store, Trimmed};
+use crate::contract::{Bounds, Durability, Page, Query, State, Store, StoreReader, Trimmed};
 use crate::encoding::{encode_group, event_bytes};
 use crate::memory::check_order;
 use crate::{Error, Record};
@@ -602,11 +602,21 @@ impl DiskStore {
     }
 }
 
-impl Store for DiskStore {
+impl StoreReader for DiskStore {
     fn state(&self) -> State {
         self.shared().state
     }
 
+    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
+        guarded(|| self.read_page(query, after, bounds)).map_err(|error| error.at(self.files.path()))
+    }
+
+    fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
+        guarded(|| self.find_record(id, topics)).map_err(|error| error.at(self.files.path()))
+    }
+}
+
+impl Store for DiskStore {
     fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error> {
         let mut writer = self.writer();
         self.check_writer(&mut writer)?;
@@ -630,14 +640,6 @@ impl Store for DiskStore {
         }
         self.show(&writer, last.number, &records, None);
         Ok(())
-    }
-
-    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
-        guarded(|| self.read_page(query, after, bounds)).map_err(|error| error.at(self.files.path()))
-    }
-
-    fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
-        guarded(|| self.find_record(id, topics)).map_err(|error| error.at(self.files.path()))
     }
 
     fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {

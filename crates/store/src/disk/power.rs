@@ -19,7 +19,7 @@ use redb::StorageBackend;
 use super::files::Files;
 use super::verify::verify_files;
 use super::{DiskStore, Options};
-use crate::contract::{Bounds, Durability, Query, Store};
+use crate::contract::{Bounds, Durability, Query, Store, StoreReader};
 use crate::{Error, Record};
 
 const SECTOR: usize = 512;

@@ -21,7 +21,7 @@ use super::files::Files;
 use super::power::Disk;
 use super::verify::{salvage_files, verify, verify_files};
 use super::{DiskStore, Options};
-use crate::contract::{Bounds, Durability, Query, State, Store};
+use crate::contract::{Bounds, Durability, Query, State, Store, StoreReader};
 use crate::{Error, Record};
 
 const ENOSPC: i32 = 28;

@@ -115,6 +115,12 @@ impl<I: Io> Shard<I> {
                 return;
             }
             begun += 1;
+            if !has_come && matches!(resuming.awaits, Awaits::Number(_)) && !self.links.log.is_caught_up() {
+                // Its number may be in a log that nodes share, which this node has not read so far.
+                self.counts.turned_away += 1;
+                self.closing.push((resuming.socket, None));
+                continue;
+            }
             let Resuming { awaits, socket, subscribe, encoding, .. } = resuming;
             let of_store = self.forget_start(awaits);
             let start = match awaits {

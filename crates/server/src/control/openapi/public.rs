@@ -188,6 +188,7 @@ fn publish() -> Operation {
             ProblemKind::PublishBusy,
             ProblemKind::NotVisibleYet,
             ProblemKind::StoreUndecided,
+            ProblemKind::LogUnreachable,
             ProblemKind::StoreFull,
             ProblemKind::StoreFailed,
             ProblemKind::ServerStopping,
