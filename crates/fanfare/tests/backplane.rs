@@ -451,6 +451,31 @@ fn a_log_that_breaks_off_says_so_and_a_new_engine_tells_of_the_gap() {
     assert!(has_gap(&resume(&engine.hub(), &id)));
 }
 
+/// What the log has been given before a stop is answered, and publishers are not left in doubt.
+#[test]
+fn a_stop_waits_for_what_the_log_has_been_given() {
+    let log = SharedLog::new();
+    let node = log.node();
+    let engine = node.start();
+    let hub = engine.hub();
+    node.set(|links| &links.keeps, true);
+    let waits = thread::spawn(move || publish(&hub, event("1")));
+    while node.links.kept.lock().unwrap().is_empty() {
+        thread::yield_now();
+    }
+    let submission = node.links.kept.lock().unwrap().pop().unwrap();
+    assert!(submission.begin());
+    let answers = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        Node::answer(submission, &log);
+    });
+    let hub = engine.hub();
+    engine.stop(Duration::ZERO).unwrap();
+    answers.join().unwrap();
+    assert_eq!(waits.join().unwrap().as_deref(), Ok("000000007-3"));
+    assert_eq!(publish(&hub, event("2")), Err(PublishError::Stopped));
+}
+
 /// The end of an engine answers those that wait.
 #[test]
 fn a_stop_answers_publishers_that_wait_for_the_log() {
