@@ -30,6 +30,7 @@ mod publisher;
 mod refusals;
 mod reload;
 mod request_client;
+mod restart;
 mod revocations_file;
 mod rules;
 mod serve;
