@@ -7,6 +7,7 @@ mod back_off;
 mod cli;
 mod cli_documents;
 mod clock;
+mod cluster;
 mod command_server;
 mod config_command;
 mod configuration;

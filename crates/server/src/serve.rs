@@ -144,7 +144,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         access_log::follow_streams(streams, log_rate)
             .map_err(|error| format!("cannot start the access log: {error}"))?;
     }
-    let presence = presence.map(|options| Presence::start(options, engine.hub(), rules.clone())).transpose();
+    let presence =
+        presence.map(|options| Presence::start(options, engine.hub(), rules.clone(), None)).transpose();
     let presence = presence.map_err(|error| format!("cannot start the thread of presence: {error}"))?;
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
