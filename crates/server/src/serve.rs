@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use fanfare::{CloseReason, Counts, Engine, LogBreak, SharedProxies};
+use fanfare::{Backplane, CloseReason, Counts, Engine, LogBreak, SharedProxies};
+use fanfare_backplane::NatsBackplane;
 use fanfare_config::{Flags, Listen, LogFormat, Place};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -20,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::access::{self, Access};
 use crate::access_log::{self, AccessLog};
 use crate::admission::EventsAdmission;
+use crate::cluster;
 use crate::configuration::Configuration;
 use crate::control::admin::{self, Admin};
 use crate::control::spare_descriptors::SpareDescriptors;
@@ -99,6 +101,11 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         (address, listener, spare)
     });
     let store = store::open(settings)?;
+    let backplane = cluster::connect(settings)?;
+    let mut shared_log = cluster::Watch::default();
+    if let Some(backplane) = &backplane {
+        shared_log.look(backplane, &health);
+    }
     let inspections = Arc::new(Inspections::default());
     let bodies = Arc::new(Bodies::new(Arc::clone(&limits), Arc::clone(&notices)));
     let mut builder = Engine::builder()
@@ -130,6 +137,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     }
     if let Some(store) = &store {
         builder = builder.store(store::options(store, settings));
+    }
+    if let Some(backplane) = &backplane {
+        builder = builder.backplane(Arc::clone(backplane) as Arc<dyn Backplane>);
     }
     let log_rate = settings.access_log_rate as u64;
     let access_log = settings.access_log.then(|| AccessLog::start(log_rate)).transpose();
@@ -178,6 +188,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             limits: Arc::clone(&limits),
             rules: rules.clone(),
             bodies,
+            backplane: backplane.clone(),
             started,
         };
         let hosts = Hosts::new(&configuration.settings.admin_host, &[address]);
@@ -216,6 +227,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         health: &health,
         running: &mut running,
         manager: &mut manager,
+        backplane: backplane.as_deref(),
+        shared_log: &mut shared_log,
     };
     let why = watch(watched, &mut reporter, &tell)?;
     drop(tell);
@@ -439,6 +452,8 @@ struct Watched<'w> {
     health: &'w Health,
     running: &'w mut Running,
     manager: &'w mut ServiceManager,
+    backplane: Option<&'w NatsBackplane>,
+    shared_log: &'w mut cluster::Watch,
 }
 
 /// Until a signal comes: logs what the shards had to refuse. Shards themselves never log, since a
@@ -448,7 +463,7 @@ fn watch(
     reporter: &mut Reporter,
     tell: &mpsc::Receiver<i32>,
 ) -> Result<WatchEnd, Box<dyn Error>> {
-    let Watched { engine, notices, health, running, manager } = watched;
+    let Watched { engine, notices, health, running, manager, backplane, shared_log } = watched;
     let hub = engine.hub();
     let mut before = hub.counts();
     let mut was_pausing = false;
@@ -493,6 +508,9 @@ fn watch(
         }
         if round % MEMORY_INTERVALS == 0 {
             memory::give_back();
+        }
+        if let Some(backplane) = backplane {
+            shared_log.look(backplane, health);
         }
         if let Some(log_break) = hub.log_break() {
             return Ok(WatchEnd::LogBreak(log_break));

@@ -4,6 +4,7 @@ mod bench;
 mod bom;
 mod book;
 mod check;
+mod cluster;
 mod config;
 mod documents;
 mod fuzz;
@@ -41,6 +42,8 @@ enum Xtask {
     Config(config::Options),
     /// Try every order in which threads can use the mailbox and the hub
     Loom(loom::Options),
+    /// Start three servers and NATS, and watch a subscriber that survives the loss of its server
+    Cluster(cluster::Options),
     /// Run the benchmarks
     Bench(bench::Options),
     /// Do real faults to a running server, and check every delivery
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Xtask::Book => book::run(),
         Xtask::Config(options) => config::run(&options),
         Xtask::Loom(options) => loom::run(&options),
+        Xtask::Cluster(options) => cluster::run(&options),
         Xtask::Bench(options) => bench::run(&options),
         Xtask::Torture(options) => torture::run(&options),
         Xtask::Fuzz(options) => fuzz::run(&options),

@@ -1,3 +1,146 @@
-//! Servers that share a log are a cluster: what they tell each other beside the events.
+//! Servers that share a log on NATS JetStream (`--nats`) are a cluster.
 
 pub(crate) mod peers;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytesize::ByteSize;
+use fanfare_backplane::{NatsBackplane, NatsOptions};
+use fanfare_config::Settings;
+
+use crate::health::{Health, SharedLogState};
+
+/// What a file with a login has at most, in bytes.
+const LOGIN_BYTES: u64 = 4096;
+
+/// Connects with the stream, and says in the log of the server what is there. `None`: the server is alone.
+///
+/// # Errors
+/// The stream cannot be used: why, and what to do.
+pub(crate) fn connect(settings: &Settings) -> Result<Option<Arc<NatsBackplane>>, String> {
+    if settings.nats.is_empty() {
+        return Ok(None);
+    }
+    let backplane = NatsBackplane::connect(options(settings)?).map_err(|error| format!("--nats: {error}"))?;
+    let status = backplane.status();
+    tracing::info!(
+        stream = settings.stream,
+        server = status.server_version,
+        events = status.stream_messages,
+        size = %ByteSize::b(status.stream_bytes),
+        newest = status.stream_last,
+        "the shared log is open"
+    );
+    Ok(Some(backplane))
+}
+
+fn options(settings: &Settings) -> Result<NatsOptions, String> {
+    let login = settings.nats_login.as_deref().map(read_login).transpose()?;
+    let servers = settings.nats.iter().map(|server| match &login {
+        Some(login) => server.as_str().replacen("://", &format!("://{login}@"), 1),
+        None => server.as_str().to_owned(),
+    });
+    let mut options = NatsOptions::new(servers)
+        .stream(&settings.stream)
+        .prefix(&settings.subject_prefix)
+        .replicas(settings.stream_replicas)
+        .max_age(settings.stream_age)
+        .max_bytes(settings.stream_bytes as u64)
+        .submit_wait(settings.nats_wait);
+    if let Some(path) = &settings.nats_credentials {
+        options = options.credentials_file(path);
+    }
+    if let Some(path) = &settings.nats_ca {
+        options = options.ca_file(path);
+    }
+    if let (Some(certificate), Some(key)) = (&settings.nats_certificate, &settings.nats_key) {
+        options = options.client_certificate(certificate, key);
+    }
+    Ok(options)
+}
+
+/// The login in this file, as a URL has it before its host.
+fn read_login(path: &Path) -> Result<String, String> {
+    let failed = |text: &str| format!("--nats-login: {} {text}", path.display());
+    let length = fs::metadata(path).map_err(|error| failed(&format!("cannot be read: {error}")))?.len();
+    if length > LOGIN_BYTES {
+        return Err(failed("is no login: it is too long"));
+    }
+    let text = fs::read_to_string(path).map_err(|error| failed(&format!("cannot be read: {error}")))?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    if line.is_empty() || line.contains(['\n', '\r']) {
+        return Err(failed("is no login: write one line, USER:PASSWORD or a token"));
+    }
+    Ok(match line.split_once(':') {
+        Some((user, password)) => format!("{}:{}", escaped(user), escaped(password)),
+        None => escaped(line),
+    })
+}
+
+/// A text in the user information of a URL (RFC 3986, section 3.2.1).
+fn escaped(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escape = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(escape).collect()
+}
+
+/// Looks after the connection with the shared log: readiness, and lines of the log of the server.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    before: Option<SharedLogState>,
+    error: Option<String>,
+}
+
+impl Watch {
+    /// Notes how things stand, and says what has changed.
+    pub(crate) fn look(&mut self, backplane: &NatsBackplane, health: &Health) {
+        let status = backplane.status();
+        let state = match (status.is_connected, status.is_caught_up) {
+            (_, true) => SharedLogState::CaughtUp,
+            (true, false) => SharedLogState::Behind,
+            (false, false) => SharedLogState::Unreachable,
+        };
+        health.set_shared_log(state);
+        if self.before.replace(state) != Some(state) {
+            match state {
+                SharedLogState::CaughtUp => {
+                    tracing::info!(newest = status.stream_last, "this server has caught up with the shared log");
+                }
+                SharedLogState::Behind => {
+                    tracing::warn!(events = status.behind, "this server is behind the shared log");
+                }
+                SharedLogState::Unreachable => tracing::error!(
+                    "the shared log cannot be reached: publishes are refused until it can, and subscribers stay"
+                ),
+            }
+        }
+        if status.last_error.is_some() && status.last_error != self.error {
+            tracing::warn!("the shared log: {}", status.last_error.as_deref().unwrap_or_default());
+        }
+        self.error = status.last_error;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_one_line() {
+        let path = std::env::temp_dir().join(format!("fanfare-login-{}", std::process::id()));
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            read_login(&path)
+        };
+        assert_eq!(read("me:p@ss/w:rd\n").as_deref(), Ok("me:p%40ss%2Fw%3Ard"));
+        assert_eq!(read("t0ken~").as_deref(), Ok("t0ken~"));
+        for text in ["", "\n", "a\nb\n", "a\r\n"] {
+            assert!(read(text).unwrap_err().contains("write one line"), "{text:?}");
+        }
+        assert!(read(&"x".repeat(5000)).unwrap_err().contains("too long"));
+        fs::remove_file(&path).unwrap();
+        assert!(read_login(&path).unwrap_err().contains("cannot be read"));
+    }
+}

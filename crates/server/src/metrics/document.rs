@@ -31,8 +31,9 @@ curl http://127.0.0.1:8845/metrics
   the counts of topics. The number of series depends on the number of shards alone.
 - Times are histograms with fixed buckets from 50 microseconds to one minute. Those of several servers can be
   added.
-- The metrics of the durable log (`fanfare_store_...`) are there where the server has one (`--data`). There is
-  no connection between servers yet, so there are no metrics of it.
+- The metrics of a log that servers share (`fanfare_shared_log_...`) are there where the server has one
+  (`--nats`).
+- The metrics of the durable log (`fanfare_store_...`) are there where the server has one (`--data`).
 
 | metric | type | labels |
 |---|---|---|

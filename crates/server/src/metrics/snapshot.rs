@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use fanfare::{Counts, Hub, Limits, StoreFigures, Timings};
+use fanfare_backplane::{NatsBackplane, NatsStatus};
 
 use super::process::Process;
 use crate::clock::unix_time;
@@ -25,6 +26,7 @@ pub(crate) struct Sources {
     pub(crate) limits: Arc<CurrentLimits>,
     pub(crate) rules: CurrentRules,
     pub(crate) bodies: Arc<Bodies>,
+    pub(crate) backplane: Option<Arc<NatsBackplane>>,
     /// When the server began, in seconds since 1970.
     pub(crate) started: f64,
 }
@@ -62,6 +64,10 @@ pub(super) struct Snapshot {
     pub(super) log_lines_lost: u64,
     /// `None`: there is no durable log.
     pub(super) store: Option<StoreFigures>,
+    /// `None`: the server shares no log.
+    pub(super) shared_log: Option<NatsStatus>,
+    /// Events of the shared log that this server could not deliver.
+    pub(super) feed_skipped: u64,
     pub(super) is_ready: bool,
     pub(super) process: Process,
     pub(super) started: f64,
@@ -98,6 +104,8 @@ impl Snapshot {
             failures: notices.failures().collect(),
             log_lines_lost: log_output::lost(),
             store: hub.store_figures(),
+            shared_log: sources.backplane.as_ref().map(|backplane| backplane.status()),
+            feed_skipped: hub.feed_skipped(),
             is_ready: sources.health.is_ready(),
             process: Process::read(),
             started: sources.started,

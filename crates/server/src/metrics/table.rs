@@ -348,6 +348,105 @@ pub(super) static TABLE: &[Metric] = &[
         "Whether the durable log takes events now: 1, or 0 while its disk is full, or when it has failed.",
         Read::OptionalGauge(|now| now.store.map(|store| u64::from(!store.is_full && !store.is_broken))),
     ),
+    // The log that servers share. Without one, the counters are zero and the other series are not there.
+    metric(
+        "fanfare_shared_log_connected",
+        None,
+        "Whether the server has a connection to NATS: 1 or 0.",
+        Read::OptionalGauge(|now| now.shared_log.as_ref().map(|log| u64::from(log.is_connected))),
+    ),
+    metric(
+        "fanfare_shared_log_caught_up",
+        None,
+        "Whether the server has what is in the shared log, as far as it knows: 1 or 0. Only then it is ready.",
+        Read::OptionalGauge(|now| now.shared_log.as_ref().map(|log| u64::from(log.is_caught_up))),
+    ),
+    metric(
+        "fanfare_shared_log_behind_events",
+        None,
+        "Events that the shared log had at the last look, once a second, and this server has not.",
+        Read::OptionalGauge(|now| now.shared_log.as_ref().map(|log| log.behind)),
+    ),
+    metric(
+        "fanfare_shared_log_publishes",
+        None,
+        "Events that were given to the shared log, by what became of them. Those of the outcome `undecided` may be \
+         in it. Events that wait are not counted.",
+        Read::Counters("outcome", |now| {
+            let Some(log) = &now.shared_log else { return Vec::new() };
+            let outcomes = [
+                ("acknowledged", log.acknowledged),
+                ("refused", log.refused),
+                ("undecided", log.undecided),
+                ("unreachable", log.unreachable),
+            ];
+            outcomes.map(|(outcome, count)| (outcome.to_owned(), count)).into()
+        }),
+    ),
+    metric(
+        "fanfare_shared_log_publishes_waiting",
+        None,
+        "Events that wait for the acknowledgement of the shared log.",
+        Read::OptionalGauge(|now| now.shared_log.as_ref().map(|log| log.in_flight)),
+    ),
+    metric(
+        "fanfare_shared_log_retries",
+        None,
+        "How often an event was sent to the shared log again. The log takes it once.",
+        Read::Counter(|now| now.shared_log.as_ref().map_or(0, |log| log.retried)),
+    ),
+    metric(
+        "fanfare_shared_log_duplicates",
+        None,
+        "Events that the shared log had already: they were published before, or sent again.",
+        Read::Counter(|now| now.shared_log.as_ref().map_or(0, |log| log.duplicates)),
+    ),
+    metric(
+        "fanfare_shared_log_acknowledgement_duration",
+        Some(Seconds),
+        "Time from the first sending of an event to NATS until its acknowledgement.",
+        Read::Histogram(|now| {
+            now.shared_log.as_ref().map_or_else(Default::default, |log| log.acknowledgement_time)
+        }),
+    ),
+    metric(
+        "fanfare_shared_log_received",
+        None,
+        "Messages that the server has received from the shared log.",
+        Read::Counter(|now| now.shared_log.as_ref().map_or(0, |log| log.received)),
+    ),
+    metric(
+        "fanfare_shared_log_messages_skipped",
+        None,
+        "Messages of the shared log that no subscriber gets, because they are no events, or larger than --max-event.",
+        Read::Counter(|now| {
+            now.shared_log.as_ref().map_or(0, |log| log.messages_without_event) + now.feed_skipped
+        }),
+    ),
+    metric(
+        "fanfare_shared_log_connections",
+        None,
+        "Connections to NATS that were made: one, and one more for each that was lost.",
+        Read::Counter(|now| now.shared_log.as_ref().map_or(0, |log| log.connections)),
+    ),
+    metric(
+        "fanfare_shared_log_consumers_recreated",
+        None,
+        "How often the server began to read the shared log anew, after a lost connection or a change of the leader.",
+        Read::Counter(|now| now.shared_log.as_ref().map_or(0, |log| log.consumers_recreated)),
+    ),
+    metric(
+        "fanfare_shared_log_retained_events",
+        None,
+        "Events now in the shared log.",
+        Read::OptionalGauge(|now| now.shared_log.as_ref().map(|log| log.stream_messages)),
+    ),
+    metric(
+        "fanfare_shared_log_retained",
+        Some(Bytes),
+        "Size of the events now in the shared log, as NATS counts it.",
+        Read::OptionalGauge(|now| now.shared_log.as_ref().map(|log| log.stream_bytes)),
+    ),
     // Memory and the process.
     metric(
         "fanfare_memory_limit",

@@ -1,0 +1,304 @@
+//! Servers that share a log on NATS (`--nats`): a real NATS server with JetStream, and several servers of ours.
+
+mod support;
+
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use fanfare_testkit::nats::{Cut, Link, NatsCredentials, NatsOptions, NatsServer};
+use serde_json::{Value, json};
+use support::file::ConfigFile;
+use support::server::{arguments, fanfare, run};
+use support::{Backend, Response, Server, Subscriber, eventually, on_both_backends};
+
+/// NATS, and the name of a stream on it.
+struct Nats {
+    server: NatsServer,
+}
+
+impl Nats {
+    fn start() -> Nats {
+        Nats::start_with(&NatsOptions::default())
+    }
+
+    fn start_with(options: &NatsOptions) -> Nats {
+        Nats { server: NatsServer::start(options).expect("NATS starts") }
+    }
+
+    fn node(&self, backend: Backend, options: &[&str]) -> Server {
+        node_at(&self.server.url(), backend, options)
+    }
+
+    /// What a start says that fails.
+    fn refusal(&self, options: &[&str]) -> String {
+        refusal_at(&self.server.url(), options)
+    }
+}
+
+fn node_at(url: &str, backend: Backend, options: &[&str]) -> Server {
+    let server = Server::start_apart(backend, &[&["--nats", url], options].concat());
+    expect_ready(&server, 200);
+    server
+}
+
+fn refusal_at(url: &str, options: &[&str]) -> String {
+    let mut command = fanfare();
+    let own = ["--nats", url, "--admin", "off"];
+    command.args(arguments(Backend::Epoll, &[&own, options].concat()));
+    let ran = run(command, "");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+    ran.stderr
+}
+
+fn expect_ready(server: &Server, status: u16) {
+    eventually(&format!("readiness is {status}"), || {
+        (server.get("/health/ready").status == status).then_some(())
+    });
+}
+
+fn publish(server: &Server, topic: &str, data: &str, id: Option<&str>) -> Response {
+    let mut event = json!({ "topic": topic, "data": data });
+    if let Some(id) = id {
+        event["id"] = json!(id);
+    }
+    server.connect().post("application/json", event.to_string())
+}
+
+fn resume(server: &Server, topic: &str, id: &str) -> Subscriber {
+    server.subscribe_with(&format!("topic={topic}"), &[("Last-Event-ID", id)])
+}
+
+on_both_backends! {
+    /// Every server has the events of all, in one order, with the same ids, and a subscriber goes on at any.
+    fn servers_of_one_stream_are_one_hub(backend) {
+        let nats = Nats::start();
+        let servers = [nats.node(backend, &[]), nats.node(backend, &[]), nats.node(backend, &[])];
+        let mut subscribers = servers.each_ref().map(|server| server.subscribe("topic=a/b&topic=c"));
+        for number in 0..30 {
+            servers[number % 3].publish(if number % 2 == 0 { "a/b" } else { "c" }, &number.to_string());
+        }
+        let seen = subscribers.each_mut().map(|subscriber| subscriber.events(30));
+        let data: Vec<&str> = seen[0].iter().map(|event| event.data.as_str()).collect();
+        let expected: Vec<String> = (0..30).map(|number| number.to_string()).collect();
+        assert_eq!(data, expected);
+        assert!(seen[1] == seen[0] && seen[2] == seen[0]);
+        let mut resumed = servers[2].subscribe_with("topic=a/b&topic=c", &[("Last-Event-ID", &seen[0][9].id)]);
+        assert_eq!(resumed.header("Fanfare-Gap"), None);
+        assert_eq!(resumed.events(20), seen[0][10..]);
+        // A server that starts later has what was there before.
+        let late = nats.node(backend, &[]);
+        let mut resumed = late.subscribe_with("topic=a/b&topic=c", &[("Last-Event-ID", &seen[0][0].id)]);
+        assert_eq!(resumed.header("Fanfare-Gap"), None);
+        assert_eq!(resumed.events(29), seen[0][1..]);
+    }
+
+    /// A publisher that has lost its answer asks another server.
+    fn an_event_with_an_id_is_published_once_by_any_server(backend) {
+        let nats = Nats::start();
+        let servers = [nats.node(backend, &[]), nats.node(backend, &[])];
+        let mut subscriber = servers[0].subscribe("topic=a");
+        let first = publish(&servers[0], "a", "1", Some("x")).json();
+        let again = publish(&servers[1], "a", "1", Some("x"));
+        assert_eq!(again.status, 200, "{}", again.text());
+        assert!(again.json().to_string().contains("duplicate"), "{first} {}", again.text());
+        assert_eq!(publish(&servers[1], "a", "2", Some("x")).status, 409);
+        assert_eq!(publish(&servers[0], "other", "1", Some("x")).status, 200, "ids belong to their topics");
+        servers[1].publish("a", "last");
+        assert_eq!(subscriber.data(2), ["1", "last"]);
+    }
+
+    /// Other programs of NATS publish and read on the subjects of topics.
+    fn other_programs_of_nats_publish_and_read(backend) {
+        let nats = Nats::start();
+        let server = nats.node(backend, &["--subject-prefix", "app.events"]);
+        let mut subscriber = server.subscribe("topic=orders/42");
+        let mut client = nats.server.client().expect("a connection");
+        let reads = client.subscribe("app.events.orders.>").expect("a subscription");
+        client.publish_acked("app.events.orders.42", &[("Nats-Msg-Id", "n1")], b"from NATS").expect("it is stored");
+        // What is no event is left out.
+        client.publish_acked("app.events.orders.42", &[], b"\xff\xfe").expect("it is stored");
+        client.publish_acked("app.events.bad%zz", &[], b"no topic").expect("it is stored");
+        server.publish("orders/42", "from HTTP");
+        let seen = subscriber.events(2);
+        assert_eq!((seen[0].data.as_str(), seen[0].id.as_str()), ("from NATS", "n1"));
+        assert_eq!(seen[1].data, "from HTTP");
+        let patience = Duration::from_secs(10);
+        let messages: Vec<_> =
+            (0..3).map(|_| client.next(reads, patience).expect("a message").expect("a message")).collect();
+        assert_eq!(messages[2].payload, b"from HTTP");
+    }
+
+    /// Subscribers stay, publishes are refused after a bounded wait, and nothing is lost.
+    fn while_nats_is_away_subscribers_stay(backend) {
+        let mut nats = Nats::start();
+        let server = nats.node(backend, &["--nats-wait", "500ms", "--heartbeat", "200ms"]);
+        let mut subscriber = server.subscribe("topic=a");
+        let first = server.publish("a", "1");
+        assert_eq!(subscriber.event().id, first);
+        nats.server.kill();
+        expect_ready(&server, 503);
+        assert_eq!(server.get("/health/live").status, 200);
+        let refused = publish(&server, "a", "2", None);
+        assert_eq!(refused.problem(503)["type"].as_str().map(|kind| kind.contains("log-unreachable")), Some(true));
+        assert!(refused.header("Retry-After").is_some());
+        // The stream goes on with heartbeats.
+        subscriber.item();
+        server.expect_log("the shared log cannot be reached");
+        nats.server.restart().expect("NATS starts again");
+        expect_ready(&server, 200);
+        server.publish("a", "3");
+        assert_eq!(subscriber.event().data, "3");
+        let mut resumed = resume(&server, "a", &first);
+        assert_eq!((resumed.header("Fanfare-Gap"), resumed.event().data), (None, "3".to_owned()));
+    }
+
+    /// A server that was cut off catches up before it is ready, and its subscribers miss nothing.
+    fn a_server_that_was_cut_off_catches_up(backend) {
+        let nats = Nats::start();
+        let link = Link::start(nats.server.address()).expect("a link");
+        let (near, far) = (nats.node(backend, &[]), node_at(&format!("nats://{}", link.address()), backend, &[]));
+        let mut subscriber = far.subscribe("topic=a");
+        near.publish("a", "0");
+        assert_eq!(subscriber.event().data, "0");
+        for cut in [Cut::Reset, Cut::BlackHole] {
+            link.cut(cut);
+            expect_ready(&far, 503);
+            let ids: Vec<String> = (1..=20).map(|number| near.publish("a", &number.to_string())).collect();
+            // It comes from a server that was ahead, and is told of no gap.
+            let mut ahead = far.ask_to_subscribe("topic=a", &[("Last-Event-ID", &ids[9])]);
+            ahead.expect_end();
+            link.heal();
+            expect_ready(&far, 200);
+            let expected: Vec<String> = (1..=20).map(|number| number.to_string()).collect();
+            assert_eq!(subscriber.data(20), expected);
+            let mut resumed = resume(&far, "a", &ids[9]);
+            assert_eq!((resumed.header("Fanfare-Gap"), resumed.data(10)), (None, expected[10..].to_vec()));
+        }
+    }
+
+    /// Resume reaches back into the stream, behind what a server has in memory.
+    fn resume_reaches_back_into_the_stream(backend) {
+        let nats = Nats::start();
+        let server = nats.node(backend, &["--retain-events", "3"]);
+        let ids: Vec<String> = (0..200).map(|number| server.publish("a", &number.to_string())).collect();
+        (0..20).for_each(|number| drop(server.publish("b", &number.to_string())));
+        let mut resumed = resume(&server, "a", &ids[4]);
+        assert_eq!(resumed.header("Fanfare-Gap"), None);
+        let expected: Vec<String> = (5..200).map(|number| number.to_string()).collect();
+        assert_eq!(resumed.data(195), expected);
+    }
+
+    /// What the stream has dropped is a gap.
+    fn what_the_stream_has_trimmed_is_a_gap(backend) {
+        let nats = Nats::start();
+        let server = nats.node(backend, &["--retain-events", "3"]);
+        let ids: Vec<String> = (0..50).map(|number| server.publish("a", &number.to_string())).collect();
+        nats.server.client().expect("a connection").purge_stream("FANFARE", 20).expect("it is purged");
+        // The server looks at the stream once a second or so.
+        let mut resumed = eventually("the gap is known", || {
+            let resumed = resume(&server, "a", &ids[4]);
+            resumed.header("Fanfare-Gap").is_some().then_some(resumed)
+        });
+        assert_eq!(resumed.event().kind, "fanfare.gap");
+        assert_eq!(resumed.event().data, "30");
+        assert_eq!(resume(&server, "a", &ids[40]).header("Fanfare-Gap"), None);
+    }
+
+    /// A stream that is deleted, and perhaps created again, is another log: subscribers are told of a gap.
+    fn a_stream_that_is_recreated_is_a_new_epoch(backend) {
+        let nats = Nats::start();
+        let server = nats.node(backend, &["--drain", "1s"]);
+        // With a port that it takes again when it starts again.
+        let address = server.address.to_string();
+        drop(server);
+        let server = nats.node(backend, &["--drain", "1s", "--listen", &address]);
+        let mut subscriber = server.subscribe("topic=a");
+        let id = server.publish("a", "1");
+        assert_eq!(subscriber.event().id, id);
+        nats.server.client().expect("a connection").delete_stream("FANFARE").expect("it is deleted");
+        server.expect_log("begins a new epoch");
+        drop(subscriber.read_to_end());
+        expect_ready(&server, 200);
+        let mut resumed = resume(&server, "a", &id);
+        assert_eq!(resumed.header("Fanfare-Gap"), Some("true"));
+        assert_eq!(resumed.event().kind, "fanfare.gap");
+        let next = server.publish("a", "2");
+        assert_ne!(next.split('-').next(), id.split('-').next(), "another epoch");
+        assert_eq!(resumed.event().data, "2");
+    }
+
+    /// The counts of all servers are one count.
+    fn presence_counts_over_all_servers(backend) {
+        let nats = Nats::start();
+        let options = ["--presence", "room/*", "--presence-interval", "100ms"];
+        let servers = [nats.node(backend, &options), nats.node(backend, &options)];
+        let mut watcher = servers[0].subscribe("topic=presence/room/1");
+        let mut expect_count = |count: u64| loop {
+            let event = watcher.event();
+            let data: Value = serde_json::from_str(&event.data).expect("JSON");
+            if data["subscribers"] == count {
+                return;
+            }
+        };
+        let here = servers[0].subscribe("topic=room/1");
+        let elsewhere = [servers[1].subscribe("topic=room/1"), servers[1].subscribe("topic=room/1")];
+        expect_count(3);
+        drop(here);
+        expect_count(2);
+        // A server that comes later is told of all.
+        let late = nats.node(backend, &options);
+        let other = late.subscribe("topic=room/1");
+        expect_count(3);
+        // One that is gone takes its subscribers with it.
+        let [_, second] = servers;
+        drop(second);
+        drop(elsewhere);
+        expect_count(1);
+        drop(other);
+        expect_count(0);
+    }
+}
+
+/// What the operator has done wrong is said, and what to do.
+#[test]
+fn a_stream_that_cannot_be_used_is_named() {
+    let nats = Nats::start();
+    let text = nats.refusal(&["--data", "somewhere"]);
+    assert!(text.contains("--data cannot be set with --nats"), "{text}");
+    // Nobody listens there.
+    let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it has one");
+    let text = refusal_at(&format!("nats://{closed}"), &[]);
+    assert!(text.contains("--nats") && text.contains(&closed.to_string()), "{text}");
+    // A web server.
+    let web = Server::start(Backend::Epoll);
+    let text = refusal_at(&format!("nats://{}", web.address), &[]);
+    assert!(text.contains("no NATS server"), "{text}");
+    let without = Nats::start_with(&NatsOptions { jetstream: false, ..NatsOptions::default() });
+    let text = without.refusal(&[]);
+    assert!(text.contains("JetStream"), "{text}");
+    let mut client = nats.server.client().expect("a connection");
+    client
+        .create_stream(&json!({ "name": "FANFARE", "subjects": ["others.>"], "storage": "file" }))
+        .expect("it is created");
+    let text = nats.refusal(&[]);
+    assert!(text.contains("subjects") && text.contains("others.>"), "{text}");
+}
+
+#[test]
+fn a_login_is_read_from_a_file() {
+    let nats = Nats::start_with(&NatsOptions {
+        credentials: Some(NatsCredentials::User { name: "me".to_owned(), password: "p@ss/w:rd".to_owned() }),
+        ..NatsOptions::default()
+    });
+    let text = nats.refusal(&[]);
+    assert!(text.to_lowercase().contains("auth") || text.contains("credentials"), "{text}");
+    let wrong = ConfigFile::new("me:wrong\n");
+    let text = nats.refusal(&["--nats-login", &wrong.name()]);
+    assert!(!text.contains("wrong\""), "the password is not printed: {text}");
+    let login = ConfigFile::new("me:p@ss/w:rd\n");
+    let server = nats.node(Backend::Epoll, &["--nats-login", &login.name()]);
+    server.publish("a", "1");
+    thread::sleep(Duration::from_millis(10));
+    assert!(!server.log().contains("p@ss") && !server.log().contains("p%40ss"), "{}", server.log());
+}
