@@ -109,6 +109,13 @@ struct Inner {
     backplane: Option<HubBackplane>,
 }
 
+/// Where events are kept outside of the process: in one of these, or nowhere.
+#[derive(Default)]
+pub(crate) struct KeptLog {
+    pub(crate) store: Option<HubStore>,
+    pub(crate) backplane: Option<HubBackplane>,
+}
+
 /// A log that nodes share, as the hub knows it.
 pub(crate) struct HubBackplane {
     pub(crate) backplane: Arc<dyn Backplane>,
@@ -268,9 +275,9 @@ impl Hub {
         socket_options: SocketOptions,
         shards: Vec<ShardHandle>,
         presence: Arc<Presence>,
-        store: Option<HubStore>,
-        backplane: Option<HubBackplane>,
+        kept: KeptLog,
     ) -> Hub {
+        let KeptLog { store, backplane } = kept;
         let (log, waiting) = (Arc::clone(&common.log), Arc::clone(&common.waiting));
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
         let sequencer = Sequencer::new(

@@ -20,11 +20,14 @@ use fanfare_store::{Bounds, Error, MemoryStore, Page, Query, Record, State};
 /// So that a test whose events do not come fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Numbers and data of events, by their own ids.
+type OwnIds = HashMap<String, (u64, String)>;
+
 /// The log that nodes share.
 struct SharedLog {
     store: MemoryStore,
     /// The last number, and the numbers of own ids with the data of their events.
-    state: Mutex<(u64, HashMap<String, (u64, String)>)>,
+    state: Mutex<(u64, OwnIds)>,
     grown: Condvar,
 }
 
