@@ -49,6 +49,7 @@ pub use values::host_name::{self, HostName};
 pub use values::http_url::{HttpUrl, InvalidHttpUrl};
 pub use values::key_file::{KeyContent, KeyFile};
 pub use values::listen::{self, Listen};
+pub use values::nats_url::{InvalidNatsUrl, NatsUrl};
 pub use values::retain_rule::RetainRule;
 pub use values::secret::Secret;
 

@@ -18,8 +18,8 @@ use crate::definition::{Section, Separator, Spec, Table, many, one, optional};
 use crate::kind::{any_time, choice, count, path, size, size_text, switch, text, text_with, time, time_text};
 use crate::layers::Values;
 use crate::problem::{Place, Problem, Problems};
-use crate::values::{cors_origin, field_name, listen, log_filter, proxy};
-use crate::{HostName, HttpUrl, KeyFile, Listen, RetainRule};
+use crate::values::{cors_origin, field_name, listen, log_filter, nats_name, proxy};
+use crate::{HostName, HttpUrl, KeyFile, Listen, NatsUrl, RetainRule};
 
 /// Bytes that fit into the kernel's type for the size of a buffer.
 const LARGEST_BUFFER: usize = u32::MAX as usize;
@@ -396,6 +396,40 @@ settings! {
         /// Bytes of events in the durable log; at the bound, the largest topics lose their oldest events. The
         /// files take more: see docs/DURABILITY.md.
         data_bytes: usize = one(size()).default("16GiB").reloadable();
+    }
+
+    "cluster": "A log that several servers share" {
+        /// URL of a NATS server with JetStream. Several servers that name the same stream are one hub: events
+        /// that are published at one of them reach the subscribers of all, and a subscriber may resume at any of
+        /// them. The stream is the durable log then, so --data cannot be set. See docs/SCALING.md.
+        nats: Vec<NatsUrl> = many(text(NatsUrl::ALLOWED), Separator::Comma).value_name("URL");
+        /// Name of the stream. It is created where it does not exist, and checked where it does.
+        stream: String = one(text_with("a name without spaces, dots, slashes, * and >", nats_name::stream))
+            .default("FANFARE").value_name("NAME");
+        /// Beginning of the subjects of the stream: events of the topic `orders/42` are messages with the
+        /// subject `PREFIX.orders.42`.
+        subject_prefix: String = one(text_with("tokens of letters, digits, - and _ with dots between", nats_name::prefix))
+            .default("fanfare").value_name("PREFIX");
+        /// Servers of NATS that keep a copy of the stream, where it is created.
+        stream_replicas: usize = one(count(1..=5)).default("1");
+        /// Age at which the stream drops events, where it is created.
+        stream_age: Duration = one(any_time()).default("24h");
+        /// Bytes that the stream keeps, where it is created; at the bound it drops its oldest events.
+        stream_bytes: usize = one(size()).default("4GiB");
+        /// Credentials file for NATS, as `nsc` writes it: a JWT and a seed.
+        nats_credentials: Option<PathBuf> = optional(path(), "none", "the connection has no credentials")
+            .value_name("FILE");
+        /// File with one line for NATS: USER:PASSWORD, or a token.
+        nats_login: Option<PathBuf> = optional(path(), "none", "the connection has no user").value_name("FILE");
+        /// File with the certificates that NATS servers are verified with.
+        nats_ca: Option<PathBuf> = optional(path(), "system", "those of the system").value_name("FILE");
+        /// File with the certificate that this server shows to NATS servers.
+        nats_certificate: Option<PathBuf> = optional(path(), "none", "the server shows no certificate")
+            .value_name("FILE");
+        /// File with the private key of --nats-certificate.
+        nats_key: Option<PathBuf> = optional(path(), "none", "the server shows no certificate").value_name("FILE");
+        /// How long a publish waits where NATS cannot be reached. Then it is answered 503 with Retry-After.
+        nats_wait: Duration = one(time(Duration::from_millis(100)..=Duration::from_secs(9))).default("2s");
     }
 
     "streams": "Streams of subscribers, and slow ones" {

@@ -34,7 +34,7 @@ use crate::counts::{SharedCounts, SharedTimings};
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hand_over::HandOver;
 use crate::history::HistoryQueue;
-use crate::hub::{Common, Hub, ShardHandle};
+use crate::hub::{Common, Hub, KeptLog, ShardHandle};
 use crate::joins::JoinTable;
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
 use crate::listeners::{self, Listener, OpenListeners};
@@ -496,28 +496,19 @@ impl Builder {
 
         let end = || common.engine_end(Arc::clone(&handles[ProcessLog::TRIMMING_SHARD].mailbox));
         let failed_thread = |cause| StartError::new("start a thread", cause);
-        let (mut store, mut backplane, mut store_threads) = (None, None, StoreThreads::default());
+        let (mut kept, mut store_threads) = (KeptLog::default(), StoreThreads::default());
         if let Some((options, history)) = self.store.zip(history.clone()) {
             let started = StoreThreads::start(options, history, common.newest(), end(), clock);
             let (started, threads) = started.map_err(failed_thread)?;
-            (store, store_threads) = (Some(started), threads);
+            (kept.store, store_threads) = (Some(started), threads);
         } else if let Some(((shared, reader), history)) = self.backplane.zip(reader).zip(history) {
             let started = StoreThreads::start_shared(shared, reader, history, common.newest(), end(), clock);
             let (started, threads) = started.map_err(failed_thread)?;
-            (backplane, store_threads) = (Some(started), threads);
+            (kept.backplane, store_threads) = (Some(started), threads);
         }
         let mut engine = Engine {
             connections_at_most: budget.connections(count),
-            hub: Hub::new(
-                common,
-                clock,
-                limits,
-                socket_options,
-                handles,
-                Arc::clone(&presence),
-                store,
-                backplane,
-            ),
+            hub: Hub::new(common, clock, limits, socket_options, handles, Arc::clone(&presence), kept),
             shards: Vec::new(),
             addresses: listeners.addresses,
             unix_addresses: listeners.unix_addresses,

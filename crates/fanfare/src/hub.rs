@@ -57,6 +57,7 @@ use crate::joins::JoinTable;
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::orders::OrderNumbers;
 use crate::presence::Presence;
+use crate::shard_thread;
 use crate::shared_log::{ProcessLog, SharedLog};
 use crate::store::StoreCounts;
 use crate::sync::{AtomicU64, AtomicUsize, Waker};
@@ -71,12 +72,15 @@ pub(crate) use repetitions::Repetitions;
 use sequencer::Attempt;
 pub(crate) use sequencer::Numbers;
 pub(crate) use sequencer::Sequencer;
-pub(crate) use submission::SubmissionSlot;
+pub(crate) use submission::{SubmissionSlot, Submissions};
 use tasks::Tasks;
 pub use waiting::{PublishFuture, ReadyFuture};
 
-/// How long a drain waits for the durable store. Events that are stored later are there at the next start.
+/// How long a drain waits for the durable store, or for a log that nodes share. Events that are stored later are there at the next start.
 const COMMIT_TIME: Duration = Duration::from_secs(5);
+
+/// How often a drain looks whether what a shared log has accepted has come back.
+const RELEASE_POLL: Duration = Duration::from_millis(1);
 
 /// A handle on a running engine. Clones share it; any thread may use it, and an [`crate::Admission`] may
 /// publish.
@@ -105,12 +109,20 @@ struct Inner {
     backplane: Option<HubBackplane>,
 }
 
+/// Where events are kept outside of the process: in one of these, or nowhere.
+#[derive(Default)]
+pub(crate) struct KeptLog {
+    pub(crate) store: Option<HubStore>,
+    pub(crate) backplane: Option<HubBackplane>,
+}
+
 /// A log that nodes share, as the hub knows it.
 pub(crate) struct HubBackplane {
     pub(crate) backplane: Arc<dyn Backplane>,
     pub(crate) counts: Arc<StoreCounts>,
     pub(crate) history: Arc<HistoryQueue>,
     pub(crate) broken: Arc<OnceLock<LogBreak>>,
+    pub(crate) submissions: Arc<Submissions>,
     /// Events of the log that the engine could not deliver.
     pub(crate) skipped: Arc<AtomicU64>,
 }
@@ -263,9 +275,9 @@ impl Hub {
         socket_options: SocketOptions,
         shards: Vec<ShardHandle>,
         presence: Arc<Presence>,
-        store: Option<HubStore>,
-        backplane: Option<HubBackplane>,
+        kept: KeptLog,
     ) -> Hub {
+        let KeptLog { store, backplane } = kept;
         let (log, waiting) = (Arc::clone(&common.log), Arc::clone(&common.waiting));
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
         let sequencer = Sequencer::new(
@@ -661,6 +673,15 @@ impl Hub {
 
     /// The same, where what waits for the durable store has so much time.
     pub(crate) fn drain_and_commit(&self, window: Duration, patience: Duration) {
+        if let Some(shared) = &self.inner.backplane {
+            // A shard cannot wait for what it has to deliver itself.
+            let patience = if shard_thread::is_current() { Duration::ZERO } else { patience };
+            let deadline = self.now().saturating_add(patience);
+            let newest = shared.submissions.close(patience);
+            while !self.inner.sequencer.has_released(newest) && self.now() < deadline {
+                std::thread::sleep(RELEASE_POLL);
+            }
+        }
         self.inner.sequencer.close(patience, || {
             for shard in &self.inner.shards {
                 // In this order: a shard that finds this mail knows that nothing more comes.

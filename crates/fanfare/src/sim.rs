@@ -25,7 +25,8 @@ use crate::counts::{Counts, SharedCounts, SharedTimings};
 use crate::history::{HistoryQueue, HistoryReader};
 use crate::hub::commit::{CommitQueue, Committer};
 use crate::hub::{
-    self, Common, Hub, HubStore, Interrupted, Numbers, PublishError, Published, ShardHandle, Visibility,
+    self, Common, Hub, HubStore, Interrupted, KeptLog, Numbers, PublishError, Published, ShardHandle,
+    Visibility,
 };
 pub use crate::inspect::Asked;
 #[allow(unreachable_pub)] // Simulations are given it.
@@ -210,7 +211,15 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
         (HubStore { store, commits, counts, history }, steps)
     });
     let (of_hub, store) = store.unzip();
-    let hub = Hub::new(common, clock, limits, options, handles, presence, of_hub, None);
+    let hub = Hub::new(
+        common,
+        clock,
+        limits,
+        options,
+        handles,
+        presence,
+        KeptLog { store: of_hub, backplane: None },
+    );
     SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::without_tasks), store }
 }
 

@@ -52,6 +52,7 @@ pub mod run;
 pub mod segment_map;
 mod segments;
 pub mod selection;
+pub mod share;
 pub mod shrink;
 mod slot_table;
 pub mod slots;

@@ -135,6 +135,8 @@ pub enum CloseReason {
     Expired,
     /// The program asked for its end.
     Disconnected,
+    /// The program asked for the end of a share of all streams, and this one was chosen.
+    Shed,
     /// The engine stops, and everything was sent.
     Drained,
     /// The engine stops, and its time was over before everything was sent.
@@ -150,6 +152,7 @@ impl CloseReason {
         CloseReason::Aged,
         CloseReason::Expired,
         CloseReason::Disconnected,
+        CloseReason::Shed,
         CloseReason::Drained,
         CloseReason::Cut,
     ];
@@ -168,6 +171,7 @@ impl CloseReason {
             CloseReason::Aged => "aged",
             CloseReason::Expired => "expired",
             CloseReason::Disconnected => "disconnected",
+            CloseReason::Shed => "shed",
             CloseReason::Drained => "drained",
             CloseReason::Cut => "cut",
         }

@@ -136,6 +136,18 @@ fn checked(values: &Values) -> Result<Settings, ConfigurationError> {
     if let Err((name, text)) = ControlLimits::of(&settings).check(&settings) {
         report(name, text);
     }
+    if !settings.nats.is_empty() && settings.data.is_some() {
+        let text = "--data cannot be set with --nats: the stream of NATS is the durable log then";
+        report("data", text.to_owned());
+    }
+    if settings.nats_certificate.is_some() != settings.nats_key.is_some() {
+        let text = "--nats-certificate and --nats-key belong together: a certificate needs its private key";
+        report("nats-certificate", text.to_owned());
+    }
+    if settings.nats_credentials.is_some() && settings.nats_login.is_some() {
+        let text = "--nats-login cannot be set with --nats-credentials: a connection has one identity";
+        report("nats-login", text.to_owned());
+    }
     if settings.listen.is_empty() && settings.listen_proxy.is_empty() {
         report("listen", "--listen and --listen-proxy are both empty: there is nowhere to listen".to_owned());
     }

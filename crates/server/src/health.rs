@@ -2,7 +2,7 @@
 //! would wait behind all other requests, also behind a flood. A check on a connection that the control plane
 //! has already, or with another request behind it, gets the same answer there.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fanfare::Answer;
@@ -15,12 +15,37 @@ pub(crate) const BEAT: Duration = Duration::from_secs(1);
 /// for a second.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// What a server knows of the log that it shares with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum SharedLogState {
+    /// It has everything that is in the log, or there is no such log.
+    CaughtUp,
+    /// The log can be reached, and this server has not read all of it.
+    Behind,
+    /// The log cannot be reached.
+    Unreachable,
+}
+
+impl SharedLogState {
+    /// Why the server takes no newcomers.
+    fn reason(self) -> Option<&'static str> {
+        match self {
+            SharedLogState::CaughtUp => None,
+            SharedLogState::Behind => Some("this server has not caught up with the shared log\n"),
+            SharedLogState::Unreachable => Some("the shared log cannot be reached\n"),
+        }
+    }
+}
+
 /// The state on which the answers depend.
 pub(crate) struct Health {
     started: Instant,
     draining: AtomicBool,
     /// The durable log has failed.
     has_no_store: AtomicBool,
+    /// A [`SharedLogState`].
+    shared_log: AtomicU8,
     /// When the control plane showed last that it is alive, in milliseconds after the start.
     control_beat: AtomicU64,
 }
@@ -31,6 +56,7 @@ impl Health {
             started: Instant::now(),
             draining: AtomicBool::new(false),
             has_no_store: AtomicBool::new(false),
+            shared_log: AtomicU8::new(SharedLogState::CaughtUp as u8),
             control_beat: AtomicU64::new(0),
         }
     }
@@ -48,6 +74,17 @@ impl Health {
     /// The durable log takes no more events, so publishers belong elsewhere.
     pub(crate) fn lose_store(&self) {
         self.has_no_store.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes what is known of the log that servers share.
+    pub(crate) fn set_shared_log(&self, state: SharedLogState) {
+        self.shared_log.store(state as u8, Ordering::Relaxed);
+    }
+
+    fn shared_log(&self) -> SharedLogState {
+        let state = self.shared_log.load(Ordering::Relaxed);
+        let all = [SharedLogState::CaughtUp, SharedLogState::Behind, SharedLogState::Unreachable];
+        all.into_iter().find(|one| *one as u8 == state).unwrap_or(SharedLogState::Unreachable)
     }
 
     /// Whether the control plane has shown itself lately.
@@ -86,6 +123,10 @@ impl Health {
             Answer::new(503, "draining\n")
         } else if word == "ready\n" && self.has_no_store.load(Ordering::Relaxed) {
             Answer::new(503, "the durable log has failed\n")
+        } else if word == "ready\n"
+            && let Some(reason) = self.shared_log().reason()
+        {
+            Answer::new(503, reason)
         } else {
             Answer::new(200, word)
         })
@@ -124,6 +165,23 @@ mod tests {
         health.lose_store();
         let expected = [(200, "live\n".to_owned()), (503, "the durable log has failed\n".to_owned())];
         assert_eq!(answers(&health, Duration::ZERO), expected);
+    }
+
+    #[test]
+    fn a_server_is_ready_when_it_has_caught_up_with_the_shared_log() {
+        let health = Health::new();
+        let ready = |state| {
+            health.set_shared_log(state);
+            answers(&health, Duration::ZERO)
+        };
+        let live = (200, "live\n".to_owned());
+        for (state, status, text) in [
+            (SharedLogState::Behind, 503, "this server has not caught up with the shared log\n"),
+            (SharedLogState::Unreachable, 503, "the shared log cannot be reached\n"),
+            (SharedLogState::CaughtUp, 200, "ready\n"),
+        ] {
+            assert_eq!(ready(state), [live.clone(), (status, text.to_owned())]);
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! each topic whose events are read. So nothing here is on the way of a connection or of an event, and a
 //! topic without a change costs nothing.
 
+mod others;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +20,9 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::clock::unix_time;
+use crate::cluster::peers::Peers;
 use crate::rules::CurrentRules;
+use others::{Entry, Others};
 
 pub(crate) const PREFIX: &str = PRESENCE_PREFIX;
 
@@ -107,6 +111,9 @@ pub(crate) struct Presence {
     options: PresenceOptions,
     clock: HistoryClock,
     state: Mutex<Histories>,
+    /// `None`: the server is alone.
+    peers: Option<Arc<dyn Peers>>,
+    others: Mutex<Others>,
 }
 
 /// The time since 1970 by the wall clock of the start, and since then by a clock that is never set. A wall
@@ -177,9 +184,9 @@ struct HistoryBucket {
 }
 
 impl Presence {
-    fn new(options: PresenceOptions) -> Presence {
+    fn new(options: PresenceOptions, peers: Option<Arc<dyn Peers>>) -> Presence {
         let clock = HistoryClock { began_unix: unix_time(), began: Instant::now() };
-        Presence { options, clock, state: Mutex::default() }
+        Presence { options, clock, state: Mutex::default(), peers, others: Mutex::default() }
     }
 
     /// Starts its thread, which ends with the engine.
@@ -190,8 +197,9 @@ impl Presence {
         options: PresenceOptions,
         hub: Hub,
         rules: CurrentRules,
+        peers: Option<Arc<dyn Peers>>,
     ) -> io::Result<Arc<Presence>> {
-        let presence = Arc::new(Presence::new(options));
+        let presence = Arc::new(Presence::new(options, peers));
         let follows = Arc::clone(&presence);
         thread::Builder::new().name("fanfare-counts".to_owned()).spawn(move || {
             // Where that is refused, it competes with the shards a little more.
@@ -213,8 +221,55 @@ impl Presence {
         self.lock().history(topic, self.clock.now().as_secs())
     }
 
+    /// Subscribers of the topic on other servers of the cluster.
+    pub(crate) fn elsewhere(&self, topic: &Topic) -> usize {
+        self.lock_others().subscribers(topic)
+    }
+
+    /// Takes in what another server of the cluster has told.
+    pub(crate) fn take_in(&self, payload: &[u8]) {
+        let Some(peers) = &self.peers else { return };
+        self.lock_others().take_in(payload, peers.own_name(), self.options.topics);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Histories> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_others(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether someone reads the events about this topic, on any server.
+    fn is_watched(&self, hub: &Hub, topic: &Topic) -> bool {
+        is_watched(hub, topic) || self.lock_others().is_watched(topic)
+    }
+
+    /// Whether this server publishes the events: one of a cluster does.
+    fn is_teller(&self) -> bool {
+        let Some(peers) = &self.peers else { return true };
+        peers.others().iter().all(|other| peers.own_name() < other.as_str())
+    }
+
+    /// Notes which other servers are there, what they have told, and whether one is new.
+    fn hear(&self, waiting: &mut Waiting) {
+        let Some(peers) = &self.peers else { return };
+        let mut others = self.lock_others();
+        others.see(&peers.others());
+        waiting.refresh.is_needed |= others.take_newcomers();
+        let room = TOPICS_PER_INTERVAL.saturating_sub(waiting.of_others.len());
+        for (topic, change) in others.take_changes(room) {
+            if self.options.has(topic.as_str()) {
+                waiting.of_others.entry(topic).or_default().add(change);
+            }
+        }
+    }
+
+    /// Tells the other servers.
+    fn tell_others(&self, topics: Vec<Entry>) {
+        if let Some(peers) = self.peers.as_ref().filter(|_| !topics.is_empty()) {
+            peers.broadcast(others::message(peers.own_name(), topics));
+        }
     }
 
     /// Takes in what has changed, and publishes events about it. What finds no room now stays in `waiting`.
@@ -222,6 +277,7 @@ impl Presence {
     /// # Errors
     /// The engine has stopped.
     fn step(&self, hub: &Hub, waiting: &mut Waiting, is_private: bool, now: Duration) -> Result<(), Stopped> {
+        self.hear(waiting);
         let result = match self.note_changes(hub, waiting, now) {
             Ok(()) => self.refresh(hub, waiting, now),
             failed => failed,
@@ -238,9 +294,10 @@ impl Presence {
         for joins in hub.take_joins(room) {
             waiting.add(&self.options, &joins.topic, joins.joined, joins.left);
         }
-        while !waiting.changes.is_empty() {
+        let is_teller = self.is_teller();
+        while !waiting.changes.is_empty() || !waiting.of_others.is_empty() {
             let part = waiting.take(TOPICS_PER_QUESTION);
-            let topics = part.iter().map(|(topic, _)| topic.clone()).collect();
+            let topics = part.iter().map(|changed| changed.topic.clone()).collect();
             let counts = match hub.topic_counts(topics, PATIENCE) {
                 Ok(counts) => counts,
                 Err(error) => {
@@ -248,15 +305,23 @@ impl Presence {
                     return Err(error);
                 }
             };
-            for ((topic, Change { joined, left }), counts) in part.into_iter().zip(counts) {
-                let happened = Happened { subscribers: counts.subscribers, joined, left };
-                if joined + left > 0 {
+            let mut entries = Vec::new();
+            for (Changed { topic, here, elsewhere }, counts) in part.into_iter().zip(counts) {
+                if let Some(here) = here {
+                    entries.push(Entry::new(&topic, counts.subscribers, here, is_watched(hub, &topic)));
+                }
+                let mut change = here.unwrap_or_default();
+                change.add(elsewhere);
+                let subscribers = counts.subscribers + self.elsewhere(&topic);
+                let happened = Happened { subscribers, joined: change.joined, left: change.left };
+                if change.joined + change.left > 0 {
                     self.lock().note(&topic, happened, now.as_secs(), self.options.topics);
                 }
-                if is_watched(hub, &topic) {
+                if is_teller && self.is_watched(hub, &topic) {
                     waiting.add_untold(topic, happened, self.options.untold());
                 }
             }
+            self.tell_others(entries);
         }
         Ok(())
     }
@@ -295,18 +360,26 @@ impl Presence {
             let counts = if names.is_empty() { Vec::new() } else { hub.topic_counts(names, PATIENCE)? };
             waiting.refresh.known.truncate(waiting.refresh.known.len() - known.len());
             waiting.refresh.rest = rest;
+            let is_teller = self.is_teller();
+            let mut entries = Vec::new();
             for ((topic, is_read_by_name), counts) in topics.into_iter().zip(counts) {
-                let happened = Happened { subscribers: counts.subscribers, joined: 0, left: 0 };
+                let is_watched_here = is_watched(hub, &topic);
+                if counts.subscribers > 0 || is_watched_here {
+                    entries.push(Entry::new(&topic, counts.subscribers, Change::default(), is_watched_here));
+                }
+                let subscribers = counts.subscribers + self.elsewhere(&topic);
+                let happened = Happened { subscribers, joined: 0, left: 0 };
                 let last = self.lock().last_count(&topic);
-                let differs = last.unwrap_or(0) as usize != counts.subscribers;
-                let is_watched = is_watched(hub, &topic);
+                let differs = last.unwrap_or(0) as usize != subscribers;
+                let is_watched = self.is_watched(hub, &topic);
                 if differs && (is_watched || last.is_some()) {
                     self.lock().note(&topic, happened, now.as_secs(), self.options.topics);
                 }
-                if is_watched && (differs || is_read_by_name) {
+                if is_teller && is_watched && (differs || is_read_by_name) {
                     waiting.add_untold(topic, happened, self.options.untold());
                 }
             }
+            self.tell_others(entries);
         }
         Ok(())
     }
@@ -339,7 +412,7 @@ impl Presence {
                 && let Some((topic, happened)) = waiting.next_untold()
             {
                 // An event that nobody reads would only take room from others in the log.
-                let to = event_topic(&topic).filter(|to| hub.is_read(to));
+                let to = event_topic(&topic).filter(|_| self.is_watched(hub, &topic));
                 if let Some((event, bytes)) = to.and_then(|to| event(to, &topic, happened)) {
                     waiting.share.spend(bytes, now);
                     events.push(event.with_private(is_private));
@@ -359,7 +432,12 @@ impl Presence {
                     }
                     return Ok(());
                 }
-                Err(error) => tracing::debug!(%error, "presence events were not published"),
+                Err(error) => {
+                    tracing::debug!(%error, "presence events were not published");
+                    // A later pass tells the counts.
+                    waiting.refresh.is_needed = true;
+                    return Ok(());
+                }
             }
         }
     }
@@ -379,6 +457,8 @@ struct Stopped;
 struct Waiting {
     /// Not in the history yet.
     changes: BTreeMap<Topic, Change>,
+    /// The same, of what other servers have told.
+    of_others: BTreeMap<Topic, Change>,
     /// In the history, and to be told.
     untold: BTreeMap<Topic, Happened>,
     /// The topic that was announced last. The next announcement begins after it, so that each topic has its turn.
@@ -391,6 +471,22 @@ struct Waiting {
 struct Change {
     joined: u64,
     left: u64,
+}
+
+impl Change {
+    fn add(&mut self, other: Change) {
+        self.joined += other.joined;
+        self.left += other.left;
+    }
+}
+
+/// A topic that has changed, here or on other servers.
+#[derive(Debug, PartialEq, Eq)]
+struct Changed {
+    topic: Topic,
+    /// `None`: nothing has changed here.
+    here: Option<Change>,
+    elsewhere: Change,
 }
 
 /// What the presence events in the log take.
@@ -454,12 +550,25 @@ impl Waiting {
         }
     }
 
-    fn take(&mut self, most: usize) -> Vec<(Topic, Change)> {
-        std::iter::from_fn(|| self.changes.pop_first()).take(most).collect()
+    fn take(&mut self, most: usize) -> Vec<Changed> {
+        let next = || {
+            if let Some((topic, here)) = self.changes.pop_first() {
+                let elsewhere = self.of_others.remove(&topic).unwrap_or_default();
+                return Some(Changed { topic, here: Some(here), elsewhere });
+            }
+            let (topic, elsewhere) = self.of_others.pop_first()?;
+            Some(Changed { topic, here: None, elsewhere })
+        };
+        std::iter::from_fn(next).take(most).collect()
     }
 
-    fn give_back(&mut self, changes: Vec<(Topic, Change)>) {
-        self.changes.extend(changes);
+    fn give_back(&mut self, changes: Vec<Changed>) {
+        for Changed { topic, here, elsewhere } in changes {
+            if elsewhere != Change::default() || here.is_none() {
+                self.of_others.insert(topic.clone(), elsewhere);
+            }
+            self.changes.extend(here.map(|here| (topic, here)));
+        }
     }
 
     /// Adds what is to be told. Beyond the bound it is as if it was missed.
@@ -646,7 +755,22 @@ mod tests {
         waiting.add(&options, &topic("presence/b"), 1, 0);
         waiting.add(&options, &topic("presence/presence/a"), 1, 0);
         let all = waiting.take(10);
-        assert_eq!(all, [(topic("a"), Change { joined: 7, left: 1 }), (topic("ab"), Change::default())]);
+        let here = |name: &str, joined, left| Changed {
+            topic: topic(name),
+            here: Some(Change { joined, left }),
+            elsewhere: Change::default(),
+        };
+        assert_eq!(all, [here("a", 7, 1), here("ab", 0, 0)]);
+        // What others have told of the same topic goes with it.
+        waiting.of_others.insert(topic("a"), Change { joined: 1, left: 2 });
+        waiting.of_others.insert(topic("b"), Change { joined: 3, left: 0 });
+        waiting.add(&options, &topic("a"), 1, 0);
+        let part = waiting.take(10);
+        waiting.give_back(part);
+        let elsewhere = Change { joined: 1, left: 2 };
+        let of_a = Changed { elsewhere, ..here("a", 1, 0) };
+        let of_b = Changed { topic: topic("b"), here: None, elsewhere: Change { joined: 3, left: 0 } };
+        assert_eq!(waiting.take(10), [of_a, of_b]);
         let (patterns, most) = options.noted();
         let noted = |name: &str| patterns.iter().any(|pattern| pattern.matches(name));
         assert!(noted("abc") && noted("/rooms/7") && noted("presence/b") && !noted("b") && most == 10);

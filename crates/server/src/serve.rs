@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use fanfare::{CloseReason, Counts, Engine, SharedProxies};
-use fanfare_config::{Flags, LogFormat, Place};
+use fanfare::{CloseReason, Counts, Engine, LogBreak, SharedProxies};
+use fanfare_config::{Flags, Listen, LogFormat, Place};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
@@ -37,6 +37,7 @@ use crate::presence::{Presence, PresenceOptions};
 use crate::profiling;
 use crate::refusals::RefusalReporter;
 use crate::reload::{Running, SetLog};
+use crate::restart;
 use crate::rules::{CurrentRules, Rules};
 use crate::service_manager::ServiceManager;
 use crate::store;
@@ -48,6 +49,10 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// So many of them between two checks of memory that is free.
 const MEMORY_INTERVALS: u32 = 20;
 
+/// The longest drain where the server starts again because the shared log has broken off: subscribers get
+/// nothing meanwhile.
+const BREAK_DRAIN: Duration = Duration::from_secs(10);
+
 /// Disconnected because they do not read as fast as they must.
 const SLOW: [CloseReason; 2] = [CloseReason::LaggardFull, CloseReason::LaggardStalled];
 
@@ -57,7 +62,7 @@ const IGNORED: [i32; 2] = [SIGUSR1, SIGUSR2];
 pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let configuration = Configuration::read(flags)?;
     let settings = &configuration.settings;
-    let _written_at_end =
+    let written_at_end =
         log_output::start().map_err(|error| format!("cannot start the thread of the log: {error}"))?;
     let log = start_log(&settings.log, settings.log_format);
 
@@ -139,7 +144,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         access_log::follow_streams(streams, log_rate)
             .map_err(|error| format!("cannot start the access log: {error}"))?;
     }
-    let presence = presence.map(|options| Presence::start(options, engine.hub(), rules.clone())).transpose();
+    let presence =
+        presence.map(|options| Presence::start(options, engine.hub(), rules.clone(), None)).transpose();
     let presence = presence.map_err(|error| format!("cannot start the thread of presence: {error}"))?;
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
@@ -211,15 +217,24 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         running: &mut running,
         manager: &mut manager,
     };
-    watch(watched, &mut reporter, &tell)?;
+    let why = watch(watched, &mut reporter, &tell)?;
     drop(tell);
 
-    let drain = running.configuration.settings.drain;
     let hub = engine.hub();
     let connections = hub.counts().connections;
-    tracing::info!(connections, window = ?drain, "draining; a second signal stops at once");
+    let mut drain = running.configuration.settings.drain;
     health.begin_drain();
-    manager.stopping(connections, drain);
+    match &why {
+        WatchEnd::Signal => {
+            tracing::info!(connections, window = ?drain, "draining; a second signal stops at once");
+            manager.stopping(connections, drain);
+        }
+        WatchEnd::LogBreak(log_break) => {
+            drain = drain.min(BREAK_DRAIN);
+            tracing::error!(connections, window = ?drain, "{log_break}; the server ends its streams and starts again");
+            manager.reloading();
+        }
+    }
     let end = engine.stop(drain);
     if let Some(store) = &running.store {
         store::close(store);
@@ -233,7 +248,23 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         slow = SLOW.map(|reason| counts.closed_for(reason)).iter().sum::<u64>(),
         "stopped; the cut were not sent everything, the slow were disconnected before"
     );
+    if matches!(why, WatchEnd::LogBreak(_)) {
+        // The sockets of systemd are closed with the engine: only systemd can pass them on again.
+        let settings = &running.configuration.settings;
+        if [&settings.listen, &settings.listen_proxy].iter().any(|all| all.contains(&Listen::Systemd)) {
+            return Err("the server has to be started again, because the shared log has broken off".into());
+        }
+        drop(written_at_end);
+        return Err(format!("cannot start again: {}", restart::in_place()).into());
+    }
     end.map_err(Into::into)
+}
+
+/// Why the server ends.
+enum WatchEnd {
+    Signal,
+    /// It cannot go on with the log that it shares with others.
+    LogBreak(LogBreak),
 }
 
 /// The address of the admin listener, and its socket where it is open.
@@ -416,7 +447,7 @@ fn watch(
     watched: Watched<'_>,
     reporter: &mut Reporter,
     tell: &mpsc::Receiver<i32>,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<WatchEnd, Box<dyn Error>> {
     let Watched { engine, notices, health, running, manager } = watched;
     let hub = engine.hub();
     let mut before = hub.counts();
@@ -430,7 +461,7 @@ fn watch(
                 manager.reloaded(&outcome);
                 continue;
             }
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(WatchEnd::Signal),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return Err("the signal thread has ended".into()),
         }
@@ -463,8 +494,11 @@ fn watch(
         if round % MEMORY_INTERVALS == 0 {
             memory::give_back();
         }
+        if let Some(log_break) = hub.log_break() {
+            return Ok(WatchEnd::LogBreak(log_break));
+        }
     }
-    Ok(())
+    Ok(WatchEnd::Signal)
 }
 
 fn report(before: &Counts, now: &Counts) {

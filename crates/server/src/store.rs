@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use bytesize::ByteSize;
-use fanfare::{Hub, Store, StoreOptions};
+use fanfare::{Hub, Store, StoreOptions, StoreReader};
 use fanfare_config::Settings;
 use fanfare_store::DiskStore;
 use fanfare_store::disk::Options;

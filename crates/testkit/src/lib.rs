@@ -6,5 +6,9 @@
 //! - `loadtest` measures servers of others, so it also takes extensions, trailers, leading zeros and a
 //!   bare LF.
 //! - `bench` reads only the size lines of one engine, whose frames it knows.
+//!
+//! With the feature `nats`, the module `nats` starts real NATS servers on loopback addresses.
 
 pub mod chunks;
+#[cfg(feature = "nats")]
+pub mod nats;

@@ -72,8 +72,9 @@ impl StoreThreads {
         let reader = HistoryReader { store: reader, queue, newest, counts: Arc::clone(&counts), clock };
         let queue = Arc::clone(&history);
         let reader = spawn("fanfare-history", end, move || queue.close(), move || reader.run())?;
-        let (broken, skipped) = (Arc::default(), Arc::default());
-        Ok((HubBackplane { backplane, counts, history, broken, skipped }, StoreThreads(vec![reader])))
+        let (broken, submissions, skipped) = (Arc::default(), Arc::default(), Arc::default());
+        let of_hub = HubBackplane { backplane, counts, history, broken, submissions, skipped };
+        Ok((of_hub, StoreThreads(vec![reader])))
     }
 
     /// Waits for both, which end when all is stored and nothing is asked any more.

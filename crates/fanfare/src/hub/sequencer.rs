@@ -167,7 +167,8 @@ impl Sequencer {
         while !events.is_empty() {
             let numbers = Numbers::Given(&numbers[total - events.len()..]);
             match self.publish_numbered(events, numbers, Some((&mut position, WaitBy::Thread)), None) {
-                Attempt::Published { .. } => {}
+                // The publishers of these events wait until they have come back.
+                Attempt::Published { number, .. } => self.shared.waiting.call_up_to(number),
                 Attempt::Refused(_) => return Err(()),
                 Attempt::Waits => {
                     let Some(position) = &position else { continue };

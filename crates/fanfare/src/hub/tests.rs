@@ -78,8 +78,7 @@ pub(crate) fn hub_with(log: Log, shards: usize, limits: Limits, read: &[&str]) -
             SocketOptions::default(),
             handles,
             Arc::new(Presence::new(Duration::ZERO, &Limits::default(), 1)),
-            None,
-            None,
+            super::KeptLog::default(),
         ),
         shards,
     )

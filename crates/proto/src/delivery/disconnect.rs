@@ -180,7 +180,7 @@ pub fn began_by(link: LinkKey, newest_generation: u32) -> bool {
 
 /// Whether a generation is not younger than another. Generations go round, and of two the younger one is less
 /// than half of the way ahead.
-fn is_at_most(generation: u32, of: u32) -> bool {
+pub(super) fn is_at_most(generation: u32, of: u32) -> bool {
     of.wrapping_sub(generation) & LinkKey::GENERATIONS <= LinkKey::GENERATIONS / 2
 }
 

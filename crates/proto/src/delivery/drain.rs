@@ -4,17 +4,13 @@
 use std::time::Duration;
 
 use super::Delivery;
+use super::pace::Pace;
 use crate::event_log::EventLog;
 use crate::stream::{CloseReason, Place};
 
-/// Time between two steps of a drain.
-const STEP: Duration = Duration::from_millis(10);
-
 /// A drain under way.
 pub(super) struct Drain {
-    began_at: Duration,
-    window: Duration,
-    next_step_at: Duration,
+    pace: Pace,
     /// Streams when it began.
     total: usize,
     /// The slot at which the search for streams to end goes on.
@@ -25,7 +21,7 @@ pub(super) struct Drain {
 
 impl Drain {
     pub(super) fn next_step_at(&self) -> Duration {
-        self.next_step_at
+        self.pace.next_step_at()
     }
 
     /// The slot at which the search for streams to end goes on.
@@ -37,12 +33,12 @@ impl Drain {
 
 impl Delivery {
     /// Ends every stream within `window`. What was published before goes out first, as far as the window
-    /// allows.
+    /// allows. Orders to shed streams have nothing more to do.
     pub fn begin_drain(&mut self, window: Duration, now: Duration) {
         if self.drain.is_none() {
             let total = self.subscribers.len();
-            self.drain =
-                Some(Drain { began_at: now, window, next_step_at: now, total, next_slot: 0, left: 0 });
+            self.drain = Some(Drain { pace: Pace::new(window, now), total, next_slot: 0, left: 0 });
+            self.sheds.clear();
         }
     }
 
@@ -56,16 +52,15 @@ impl Delivery {
     pub(super) fn step_drain(&mut self, now: Duration, log: &mut impl EventLog) {
         let Some(drain) = &mut self.drain else { return };
         // Those of the step before go first, so that none is counted twice.
-        if drain.next_step_at > now || self.sending.endings_queued() > 0 {
+        if drain.next_step_at() > now || self.sending.endings_queued() > 0 {
             return;
         }
-        let passed = now - drain.began_at;
-        let over = passed >= drain.window;
-        let fraction = if over { 1.0 } else { passed.as_secs_f64() / drain.window.as_secs_f64() };
-        let may_remain = drain.total - (drain.total as f64 * fraction) as usize;
+        let over = drain.pace.is_over(now);
+        let may_remain = drain.total - drain.pace.due(drain.total, now);
         let capacity = self.subscribers.capacity();
         if capacity == 0 || (!over && self.audiences.has_work()) {
-            (drain.next_step_at, drain.left) = (now + STEP, 0);
+            drain.left = 0;
+            drain.pace.stepped(false, now);
             return;
         }
         let excess = self.subscribers.len().saturating_sub(may_remain);
@@ -88,7 +83,7 @@ impl Delivery {
         drain.left = if slots.len() == wanted { 0 } else { left - checked };
         // Where every stream that may end was checked and too few were found, others may end a step later.
         let goes_on = drain.left > 0 || (slots.len() < excess && (over || slots.len() == wanted));
-        drain.next_step_at = if goes_on { now } else { now + STEP };
+        drain.pace.stepped(goes_on, now);
         for slot in slots {
             let slot = slot as u32;
             if self.unsent.contains(slot) {

@@ -7,7 +7,7 @@
 //!              handle_event ----------+                         +--> poll_send ----> the caller sends
 //!     open, begin, handle_writable, --+--> streams, audiences, -+                         |
 //!     handle_gone, handle_timeout,    |    laggards, upkeep     +--> poll_closed          |
-//!     begin_drain --------------------+         ^               +--> next_timeout         |
+//!     begin_drain, begin_shed --------+         ^               +--> next_timeout         |
 //!                                               +----------------------- handle_sent <----+
 //! ```
 //!
@@ -30,7 +30,9 @@ mod disconnect;
 mod drain;
 mod joins;
 mod opening;
+mod pace;
 mod sending;
+mod shed;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -69,6 +71,8 @@ use joins::Joins;
 pub use opening::{NewStream, Opened};
 use sending::Sending;
 pub use sending::{SendBatch, SendFailure};
+use shed::Shed;
+pub use shed::ShedKey;
 pub use states::{Behind, StreamState};
 use upkeep::Upkeep;
 
@@ -92,6 +96,9 @@ pub struct Delivery {
     removals: Removals,
     joins: Option<Box<Joins>>,
     drain: Option<Drain>,
+    /// Orders to shed streams that are not carried out yet, in their order.
+    sheds: Vec<Shed>,
+    next_shed: u64,
     generation: u32,
     jitter: Jitter,
     counts: DeliveryCounts,
@@ -180,7 +187,7 @@ pub struct Budgets {
     pub heartbeats: usize,
     /// Streams ended at once to make room for what other links have begun.
     pub room_endings: usize,
-    /// Streams that a drain checks: it looks for the next ones to end.
+    /// Streams that a drain, or an order to shed streams, checks: it looks for the next ones to end.
     pub drain_checks: usize,
     /// Laggards that upkeep checks: it looks for laggards at a standstill, and for one whose end makes room.
     pub laggard_checks: usize,
@@ -280,6 +287,8 @@ impl Delivery {
             removals: Removals { queue: VecDeque::new(), left: budgets.removals },
             joins: None,
             drain: None,
+            sheds: Vec::new(),
+            next_shed: 0,
             generation: 0,
             jitter: Jitter::new(seed),
             counts: DeliveryCounts::default(),
@@ -486,7 +495,7 @@ impl Delivery {
     /// When [`Delivery::handle_timeout`] has something to do next.
     pub fn next_timeout(&self) -> Option<Duration> {
         let drain = self.drain.as_ref().map(Drain::next_step_at);
-        [self.next_upkeep(), drain].into_iter().flatten().min()
+        [self.next_upkeep(), drain, self.next_shed_step()].into_iter().flatten().min()
     }
 
     /// Whether [`Delivery::handle_timeout`] wants to know now up to where this shard was handed every event
@@ -496,7 +505,7 @@ impl Delivery {
         (self.upkeep.checkpoints > 0 && is_due) || self.sending.wants_caught_up_to()
     }
 
-    /// Upkeep and the drain: queues heartbeats and the ends of streams for [`Delivery::poll_send`], and ends
+    /// Upkeep, the drain and orders to shed streams: queues heartbeats and the ends of streams for [`Delivery::poll_send`], and ends
     /// streams that stand still. `caught_up_to` is the number up to which this shard was handed every event
     /// of its topics, where that is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
@@ -506,6 +515,7 @@ impl Delivery {
         self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
         self.run_upkeep(now, log);
         self.step_searches(log);
+        self.step_sheds(now, log);
         self.step_drain(now, log);
     }
 

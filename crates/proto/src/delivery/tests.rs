@@ -16,6 +16,8 @@ use crate::pattern::Pattern;
 use crate::selection::Selection;
 use crate::stream::StreamOptions;
 
+mod shed;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A delivery, its log, and what the sockets do.

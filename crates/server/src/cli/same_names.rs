@@ -61,7 +61,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 51] = [
+const OF_THE_SERVER: [&str; 63] = [
     "access-log",
     "access-log-rate",
     "admin",
@@ -70,6 +70,18 @@ const OF_THE_SERVER: [&str; 51] = [
     "data",
     "data-bytes",
     "durability",
+    "nats",
+    "nats-ca",
+    "nats-certificate",
+    "nats-credentials",
+    "nats-key",
+    "nats-login",
+    "nats-wait",
+    "stream",
+    "stream-age",
+    "stream-bytes",
+    "stream-replicas",
+    "subject-prefix",
     "listen-proxy",
     "subscriber-keys",
     "publisher-keys",

@@ -131,7 +131,7 @@ impl Publishing<'_> {
                 events.push(SubmittedEvent { own_id, repeats: first.map(|frame| frame.seq()) });
             }
         }
-        let slot = SubmissionSlot::new(Arc::clone(&inner.common.waiting));
+        let slot = shared.submissions.slot(&inner.common.waiting).ok_or(PublishError::Stopped)?;
         let given = events.iter().zip(queue.drain(..)).filter(|(event, _)| event.repeats.is_none());
         let given: Vec<_> = given.map(|(_, event)| event).collect();
         if given.is_empty() {

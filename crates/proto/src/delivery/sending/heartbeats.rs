@@ -112,9 +112,11 @@ impl Delivery {
             let (key, reason) = self.sending.endings.pop_front()?;
             let Some(Subscriber { link, stream }) = self.find(key) else { continue };
             if self.unsent.contains(key.slot) {
-                if reason == CloseReason::Disconnected {
+                match reason {
                     // It was sent to since its end was asked for, and its link is full.
-                    self.end(key.slot, reason, false, log);
+                    CloseReason::Disconnected => self.end(key.slot, reason, false, log),
+                    CloseReason::Shed => self.shed_in_frame(key.slot, log),
+                    _ => {}
                 }
                 // Any other stream is ended when the frame is finished in whose middle it is.
                 continue;
