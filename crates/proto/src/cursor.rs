@@ -17,6 +17,14 @@ impl Epoch {
     pub fn new(random: u64) -> Epoch {
         Epoch(random % Epoch::RANGE)
     }
+
+    /// Reads the text form: nine digits of base 36. `None` for everything that [`Epoch`]'s `Display` does not
+    /// write.
+    pub fn parse(text: &str) -> Option<Epoch> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
+        let is_epoch = text.len() == 9 && text.bytes().all(is_digit);
+        is_epoch.then(|| u64::from_str_radix(text, 36).ok()).flatten().map(Epoch)
+    }
 }
 
 impl fmt::Display for Epoch {
@@ -50,11 +58,7 @@ impl Cursor {
         if !canonical || digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        if !epoch.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase()) {
-            return None;
-        }
-        let epoch = Epoch(u64::from_str_radix(epoch, 36).ok()?);
-        Some(Cursor { epoch, seq: digits.parse().ok()? })
+        Some(Cursor { epoch: Epoch::parse(epoch)?, seq: digits.parse().ok()? })
     }
 }
 
@@ -77,6 +81,17 @@ mod tests {
                 assert_eq!(Cursor::parse(&text), Some(cursor), "{text}");
                 assert!(text.len() < 64);
             }
+        }
+    }
+
+    #[test]
+    fn the_text_of_an_epoch_round_trips_and_other_texts_are_none() {
+        for random in [0, 1, 35, 36, Epoch::RANGE - 1, u64::MAX] {
+            let epoch = Epoch::new(random);
+            assert_eq!(Epoch::parse(&epoch.to_string()), Some(epoch));
+        }
+        for text in ["", "00000001", "0000000001", "00000000A", "+00000001", "00000000 ", "0000000é"] {
+            assert_eq!(Epoch::parse(text), None, "{text:?}");
         }
     }
 

@@ -135,6 +135,15 @@ impl PublishConnection {
     }
 }
 
+/// The status of the answer to a GET. `None`: there is no answer within two seconds.
+pub(crate) fn status_of(address: SocketAddr, path: &str) -> Option<u16> {
+    const TIME: Duration = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&address, TIME).ok()?;
+    stream.set_read_timeout(Some(TIME)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    read_answer(&mut stream).ok().map(|(answer, _)| answer.status)
+}
+
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
     stream.set_nodelay(true)?;

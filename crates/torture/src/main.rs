@@ -18,7 +18,9 @@
 //! 12. [`run`]: what the faults of one run share
 //! 13. [`fault`]: the faults
 //! 14. [`report`]: the table, and what is violated
+//! 15. [`cluster`]: nodes that share a log on NATS, their faults, and what all subscribers of all nodes got
 
+mod cluster;
 mod event;
 mod fault;
 mod http;
@@ -79,6 +81,16 @@ struct Options {
     /// Repeats the random choices of a run
     #[arg(long)]
     seed: Option<u64>,
+    /// Three nodes that share a log on real NATS servers, and scripted faults of all of them. With --smoke a part
+    /// of the scripts
+    #[arg(long, conflicts_with_all = ["minutes", "faults"])]
+    cluster: bool,
+    /// With --cluster: only the scripts whose name contains this text; may be given several times
+    #[arg(long, requires = "cluster", value_name = "TEXT")]
+    script: Vec<String>,
+    /// With --cluster: lists the scripts
+    #[arg(long, requires = "cluster")]
+    list: bool,
     /// The faults [default: all]
     #[arg(value_enum)]
     faults: Vec<Fault>,
@@ -111,6 +123,16 @@ fn run_backends(options: &Options) -> Result<bool, String> {
     }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed} (repeat the choices with --seed {seed})");
+    if options.cluster {
+        let plan = cluster::Plan {
+            scripts: options.script.clone(),
+            smoke: options.smoke,
+            list: options.list,
+            rounds: options.rounds.unwrap_or(1),
+            seed,
+        };
+        return cluster::run(&plan, &stop);
+    }
     let backends: &[&str] = match options.backend {
         Backends::Epoll => &["epoll"],
         Backends::IoUring => &["io-uring"],
@@ -147,6 +169,7 @@ fn torture(
         bounds: server::SMALL,
         descriptors: None,
         data: None,
+        more: Vec::new(),
     };
     let mut report = Report::new(backend, faults);
     let subscribers = if smoke { 150 } else { 400 };

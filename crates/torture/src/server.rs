@@ -56,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) descriptors: Option<usize>,
     /// Where the server keeps its durable log. `None`: it has none.
     pub(crate) data: Option<Arc<DataDirectory>>,
+    /// Further options.
+    pub(crate) more: Vec<String>,
 }
 
 /// A directory for a durable log. It is removed when the last plan with it is dropped.
@@ -236,6 +238,7 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
     if let Some(data) = &plan.data {
         command.arg("--data").arg(&data.0);
     }
+    command.args(&plan.more);
     // The server has a process group of its own: Ctrl-C reaches only this program, which ends the server.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", plan.program.display()))?;
@@ -286,6 +289,7 @@ mod tests {
                 bounds: SMALL,
                 descriptors: None,
                 data: None,
+                more: Vec::new(),
             };
             let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
             Server { address: plan.listen, plan, child, log: Arc::default(), read: 0, log_reader: None }

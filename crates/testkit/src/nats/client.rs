@@ -134,6 +134,16 @@ impl NatsClient {
         self.publish_with_reply(subject, None, headers, payload)
     }
 
+    /// Publishes a message with this header block as it is. It begins with `NATS/1.0` and a line end, and ends
+    /// with an empty line; the server reads no more of it.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn publish_raw(&mut self, subject: &str, block: &[u8], payload: &[u8]) -> Result<(), String> {
+        let head = format!("HPUB {subject} {} {}\r\n", block.len(), block.len() + payload.len());
+        self.send(&[head.as_bytes(), block, payload, b"\r\n"].concat())
+    }
+
     /// Waits until the server has taken everything that was published.
     ///
     /// # Errors

@@ -1,0 +1,282 @@
+//! The way of events from the stream to the engine.
+//!
+//! ```text
+//!   NATS --consumer--> task --| bounded channel |--> thread "fanfare-feed" --> Feed::append
+//! ```
+//!
+//! The engine's mailboxes may be full: then the thread waits, the channel fills, the task does not answer the
+//! flow control, and the server stops sending. What is too much stays in the stream.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use fanfare::LogBreak;
+use fanfare_store::Record;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::consumer::{Ended, Filter, Incoming, Reading, Received};
+use crate::epoch;
+use crate::shared::Shared;
+
+/// Events between the task and the thread.
+const CHANNEL_EVENTS: usize = 4096;
+/// Their bytes.
+const CHANNEL_BYTES: usize = 16 << 20;
+/// Events that are appended at once.
+const BATCH_EVENTS: usize = 512;
+/// Their bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// After so long without a sign of life a consumer is given up.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// How long a look at the stream may take.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Times of messages that are remembered, to know a number that was given twice.
+const REMEMBERED: usize = 4096;
+
+/// What the thread is given.
+pub(crate) enum Item {
+    Event {
+        record: Record,
+        bytes: u32,
+    },
+    /// There is no event with this number.
+    None(u64),
+    /// Nothing: it has to look whether it has to break off.
+    Wake,
+}
+
+/// The two ends of the way.
+pub(crate) struct Channel {
+    pub(crate) items: mpsc::Receiver<Item>,
+    room: Arc<Semaphore>,
+}
+
+pub(crate) struct Feeder {
+    shared: Arc<Shared>,
+    items: mpsc::Sender<Item>,
+    room: Arc<Semaphore>,
+    /// Everything up to this number was received.
+    newest: u64,
+    /// The newest numbers and their times.
+    times: VecDeque<(u64, u64)>,
+}
+
+pub(crate) fn new(shared: Arc<Shared>, after: u64) -> (Feeder, Channel) {
+    let (sender, items) = mpsc::channel(CHANNEL_EVENTS);
+    let room = Arc::new(Semaphore::new(CHANNEL_BYTES));
+    let feeder =
+        Feeder { shared, items: sender, room: Arc::clone(&room), newest: after, times: VecDeque::new() };
+    (feeder, Channel { items, room })
+}
+
+impl Feeder {
+    /// Reads the stream until the engine ends or cannot go on.
+    pub(crate) async fn run(mut self) {
+        let (api, from) = (self.shared.api.clone(), self.first_to_read());
+        let mut reading = Reading::new(api, Filter::default(), from);
+        let mut is_first = true;
+        while !self.shared.is_broken() {
+            if self.shared.link.generation().is_none() {
+                self.shared.set_live(false);
+                self.shared.link.changed().await;
+                continue;
+            }
+            if !reading.is_open() && !std::mem::take(&mut is_first) {
+                self.shared.counts.recreations.fetch_add(1, Ordering::Relaxed);
+            }
+            let next = tokio::select! {
+                next = reading.next(SILENCE) => next,
+                () = self.shared.broken.notified() => break,
+            };
+            let taken = match next {
+                Ok(received) => {
+                    self.shared.set_live(true);
+                    self.take(received).await
+                }
+                Err(ended) => {
+                    self.on_end(&ended).await;
+                    Err(())
+                }
+            };
+            if taken.is_err() {
+                reading.restart(self.first_to_read());
+            }
+            if self.items.is_closed() {
+                return;
+            }
+        }
+        // A full channel means that the thread looks anyway.
+        let _ = self.items.try_send(Item::Wake);
+    }
+
+    /// The newest message again, where its time is known: if it is another one now, numbers were given twice.
+    fn first_to_read(&self) -> u64 {
+        let is_known = self.times.back().is_some_and(|(number, _)| *number == self.newest);
+        if is_known { self.newest } else { self.newest + 1 }
+    }
+
+    /// An error: the reading has to start again.
+    async fn take(&mut self, received: Received) -> Result<(), ()> {
+        match received {
+            Received::Heartbeat => Ok(()),
+            Received::Unreadable(number) => {
+                if number > self.newest {
+                    self.shared.counts.no_events.fetch_add(1, Ordering::Relaxed);
+                    self.check_hole(number).await?;
+                    self.newest = number;
+                    self.send(Item::None(number), 0).await;
+                }
+                Ok(())
+            }
+            Received::Message(message) => self.take_message(*message).await,
+        }
+    }
+
+    async fn take_message(&mut self, message: Incoming) -> Result<(), ()> {
+        let number = message.stored.number;
+        if number <= self.newest {
+            let known = self.times.iter().rev().find(|(known, _)| *known == number);
+            if known.is_some_and(|(_, time_ns)| *time_ns != message.time_ns) {
+                self.went_back(&format!("the stream has another message with the number {number}")).await;
+            }
+            return Ok(());
+        }
+        self.check_hole(number).await?;
+        self.newest = number;
+        self.times.push_back((number, message.time_ns));
+        if self.times.len() > REMEMBERED {
+            self.times.pop_front();
+        }
+        let bytes = message.stored.payload.len() + message.stored.subject.len();
+        let counts = &self.shared.counts;
+        counts.received.fetch_add(1, Ordering::Relaxed);
+        counts.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        match message.stored.to_record(&self.shared.subjects) {
+            Some(record) => {
+                let bytes = bytes.clamp(1, CHANNEL_BYTES) as u32;
+                self.send(Item::Event { record, bytes }, bytes).await;
+            }
+            None => {
+                counts.no_events.fetch_add(1, Ordering::Relaxed);
+                self.send(Item::None(number), 0).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where numbers are missing before this one, the stream has dropped them, or somebody has deleted a message in
+    /// the middle.
+    async fn check_hole(&mut self, number: u64) -> Result<(), ()> {
+        if number == self.newest + 1 {
+            return Ok(());
+        }
+        let info = self.shared.api.stream_info(LOOK).await.map_err(|_| ())?;
+        if info.created == self.shared.created && info.gone() > self.newest {
+            self.shared.break_off(LogBreak::Lost { up_to: info.gone() });
+            return Err(());
+        }
+        Ok(())
+    }
+
+    /// The server may have lost what it had acknowledged: numbers come again.
+    async fn went_back(&mut self, what: &str) {
+        went_back(&self.shared, what).await;
+    }
+
+    async fn on_end(&self, ended: &Ended) {
+        let link = &self.shared.link;
+        link.note_error(ended.to_string());
+        match ended {
+            Ended::Gap => {}
+            Ended::Away | Ended::Told(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Ended::NotCreated(_) => {
+                self.shared.set_live(false);
+                self.shared.check_now.notify_one();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Ended::Silent => {
+                self.shared.set_live(false);
+                if self.shared.api.stream_info(LOOK).await.is_err() {
+                    link.reconnect().await;
+                }
+            }
+        }
+    }
+
+    async fn send(&self, item: Item, bytes: u32) {
+        if let Ok(room) = self.room.acquire_many(bytes).await {
+            room.forget();
+        }
+        // Where the thread has ended, the caller sees it.
+        let _ = self.items.send(item).await;
+    }
+}
+
+/// The stream gives numbers again that it has given before: the nodes need a new epoch.
+pub(crate) async fn went_back(shared: &Shared, what: &str) {
+    // Nothing more may be delivered, whatever becomes of the epoch.
+    let why = format!("{what}: NATS has lost events that it had acknowledged");
+    shared.break_off(LogBreak::NewEpoch(why));
+    for _ in 0..5 {
+        match epoch::renew(&shared.bucket, &shared.created, shared.epoch, LOOK).await {
+            Ok(()) => return,
+            Err(error) => shared.link.note_error(format!("the new epoch cannot be written: {error}")),
+        }
+        shared.link.changed().await;
+    }
+}
+
+/// The thread "fanfare-feed".
+pub(crate) fn append_all(shared: &Shared, mut channel: Channel) {
+    let mut records = Vec::with_capacity(BATCH_EVENTS);
+    while let Some(item) = channel.items.blocking_recv() {
+        if shared.break_off_now() {
+            return;
+        }
+        let (mut bytes, mut newest, mut is_event_last) = (0, 0, true);
+        let mut next = Some(item);
+        while let Some(item) = next.take() {
+            match item {
+                Item::Event { record, bytes: more } => {
+                    bytes += more as usize;
+                    (newest, is_event_last) = (record.number, true);
+                    records.push(record);
+                }
+                Item::None(number) => (newest, is_event_last) = (number, false),
+                Item::Wake => {}
+            }
+            if records.len() < BATCH_EVENTS && bytes < BATCH_BYTES {
+                next = channel.items.try_recv().ok();
+            }
+        }
+        if newest == 0 {
+            continue;
+        }
+        // Before the engine has them: what it has can be read.
+        shared.set_delivered(newest);
+        let records = std::mem::replace(&mut records, Vec::with_capacity(BATCH_EVENTS));
+        let appended = shared.with_feed(|feed| {
+            let appended = feed.append(records);
+            if appended.is_ok() && !is_event_last {
+                feed.skip_to(newest);
+            }
+            appended
+        });
+        match appended {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                shared.link.note_error(format!("the engine takes nothing more: {error}"));
+                return;
+            }
+            None => return,
+        }
+        channel.room.add_permits(bytes);
+        shared.set_appended(newest);
+    }
+    shared.break_off_now();
+}

@@ -1,0 +1,310 @@
+//! The connection to NATS, and requests over it.
+//!
+//! One subscription takes the answers to all requests. The library's own requests leave an entry behind for each
+//! one that is not answered, and while the servers are away none is.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, ServerError, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::{Notify, oneshot};
+
+use crate::options::{NatsOptions, without_password};
+use crate::sync::lock;
+use crate::{ConnectError, ConnectErrorKind};
+
+/// How often the server is asked for a sign of life where it sends nothing. After three without an answer the
+/// connection is given up.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long one attempt to connect may take.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// The longest time between two attempts to connect.
+const MOST_DELAY: Duration = Duration::from_millis(500);
+
+/// Messages that one subscription holds. What the server sends before it waits for the flow control is 32 MiB.
+const SUBSCRIPTION_CAPACITY: usize = 1 << 18;
+
+/// Commands to the connection that wait to be written.
+const COMMANDS: usize = 1 << 14;
+
+/// Subjects that the server has refused, which are remembered.
+const MOST_DENIED: usize = 1024;
+
+/// The connection to NATS.
+pub(crate) struct Link {
+    client: Client,
+    events: Arc<Events>,
+    /// What the subjects for answers begin with.
+    inbox: String,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Message>>>,
+    next_request: AtomicU64,
+}
+
+/// What the connection reports.
+#[derive(Default)]
+struct Events {
+    /// The state of the connection may have changed.
+    changed: Notify,
+    denied: Mutex<HashSet<String>>,
+    last_error: Mutex<Option<String>>,
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestError {
+    /// The server has said that there is no receiver.
+    NoResponders,
+    /// No answer came in time, or the connection is lost.
+    Unanswered,
+    /// The server does not permit it.
+    Denied,
+    /// The server does not take messages of this size.
+    TooLarge,
+}
+
+impl Link {
+    /// Connects, once.
+    pub(crate) async fn connect(options: &NatsOptions) -> Result<Link, ConnectError> {
+        let events = Arc::new(Events::default());
+        let connect = settings(options, &events).await?;
+        let connected = connect.connect(options.servers.as_slice()).await;
+        let client = match connected {
+            Ok(client) => client,
+            Err(error) => return Err(crate::probe::explain(options, &error).await),
+        };
+        let inbox = client.new_inbox();
+        Ok(Link { client, events, inbox, waiting: Mutex::default(), next_request: AtomicU64::new(0) })
+    }
+
+    /// Gives answers to those that wait for them, for as long as the connection is used.
+    pub(crate) async fn answers(&self) -> Result<Subscriber, async_nats::SubscribeError> {
+        self.client.subscribe(format!("{}.*", self.inbox)).await
+    }
+
+    /// As [`Link::answers`]: the loop.
+    pub(crate) async fn dispatch(self: Arc<Self>, mut answers: Subscriber) {
+        while let Some(message) = answers.next().await {
+            let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+            if let Some(waiting) = token.and_then(|token: u64| lock(&self.waiting).remove(&token)) {
+                // A receiver that has given up needs none.
+                let _ = waiting.send(message);
+            }
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn request(
+        &self,
+        subject: &str,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Result<Message, RequestError> {
+        if payload.len() > self.client.max_payload() {
+            return Err(RequestError::TooLarge);
+        }
+        let generation = self.generation();
+        if generation.is_none() {
+            return Err(RequestError::Unanswered);
+        }
+        let token = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.waiting).insert(token, sender);
+        let waits = Waits { link: self, token };
+        let reply = format!("{}.{token}", self.inbox);
+        let answer = async {
+            let sent = match headers {
+                Some(headers) => {
+                    let subject = subject.to_owned();
+                    self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+                }
+                None => self.client.publish_with_reply(subject.to_owned(), reply, payload).await,
+            };
+            sent.ok()?;
+            receiver.await.ok()
+        };
+        let refused = async {
+            loop {
+                self.changed().await;
+                if self.is_denied(subject) {
+                    return RequestError::Denied;
+                }
+                if self.generation() != generation {
+                    return RequestError::Unanswered;
+                }
+            }
+        };
+        let answered = tokio::time::timeout(patience, async {
+            tokio::select! {
+                biased;
+                answer = answer => answer.ok_or(RequestError::Unanswered),
+                refused = refused => Err(refused),
+            }
+        });
+        let answer = answered.await.unwrap_or(Err(RequestError::Unanswered));
+        drop(waits);
+        match answer? {
+            message if message.status == Some(StatusCode::NO_RESPONDERS) => Err(RequestError::NoResponders),
+            message => Ok(message),
+        }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The number of the connection, which rises with each new one. `None`: there is none at the moment.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        let connects = self.client.statistics().connects.load(Ordering::Acquire);
+        (self.client.connection_state() == State::Connected).then_some(connects)
+    }
+
+    /// Connections so far.
+    pub(crate) fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the state of the connection may have changed, and after a while in any case.
+    pub(crate) async fn changed(&self) {
+        let _ = tokio::time::timeout(Duration::from_millis(100), self.events.changed.notified()).await;
+    }
+
+    /// Whether the server has said of this connection that it may not publish this subject.
+    pub(crate) fn is_denied(&self, subject: &str) -> bool {
+        let denied = lock(&self.events.denied);
+        !denied.is_empty() && denied.contains(subject)
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        lock(&self.events.last_error).clone()
+    }
+
+    pub(crate) fn note_error(&self, error: impl Into<String>) {
+        *lock(&self.events.last_error) = Some(error.into());
+    }
+
+    /// Gives the connection up and makes a new one.
+    pub(crate) async fn reconnect(&self) {
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.client.force_reconnect()).await;
+    }
+}
+
+/// The entry of a request, which goes when the request ends in whatever way.
+struct Waits<'link> {
+    link: &'link Link,
+    token: u64,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        lock(&self.link.waiting).remove(&self.token);
+    }
+}
+
+impl Events {
+    fn note(&self, event: &Event) {
+        match event {
+            Event::Connected => lock(&self.denied).clear(),
+            Event::ServerError(error) => {
+                *lock(&self.last_error) = Some(format!("the NATS server says: {error}"));
+                if let ServerError::Other(text) = error
+                    && let Some(subject) = denied_subject(text)
+                {
+                    let mut denied = lock(&self.denied);
+                    if denied.len() < MOST_DENIED {
+                        denied.insert(subject.to_owned());
+                    }
+                }
+            }
+            Event::ClientError(error) => {
+                *lock(&self.last_error) = Some(format!("the connection to NATS has failed: {error}"));
+            }
+            _ => {}
+        }
+        self.changed.notify_waiters();
+    }
+}
+
+/// The subject of `permissions violation for publish to "fanfare.a"`.
+fn denied_subject(text: &str) -> Option<&str> {
+    let (what, subject) = text.split_once('"')?;
+    let is_publish = what.to_ascii_lowercase().contains("permissions violation for publish");
+    is_publish.then(|| subject.split_once('"').map(|(subject, _)| subject)).flatten()
+}
+
+async fn settings(options: &NatsOptions, events: &Arc<Events>) -> Result<ConnectOptions, ConnectError> {
+    let events = Arc::clone(events);
+    let mut settings = ConnectOptions::new()
+        .name(&options.name)
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(ATTEMPT)
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .client_capacity(COMMANDS)
+        .request_timeout(Some(ATTEMPT))
+        .reconnect_delay_callback(|attempts| {
+            let most = MOST_DELAY.min(Duration::from_millis(50) * attempts.saturating_sub(1) as u32);
+            most.mul_f64(0.5 + fastrand::f64() / 2.0)
+        })
+        .event_callback(move |event| {
+            let events = Arc::clone(&events);
+            async move { events.note(&event) }
+        });
+    if let Some(path) = &options.credentials_file {
+        let read = settings.credentials_file(path).await;
+        settings = read.map_err(|error| {
+            let what = format!(
+                "the credentials file {} cannot be used: {error}; name a file that nsc has written",
+                path.display()
+            );
+            ConnectError::new(ConnectErrorKind::Credentials, what)
+        })?;
+    }
+    for path in
+        options.ca_file.iter().chain(options.client_certificate.iter().flat_map(|(cert, key)| [cert, key]))
+    {
+        if let Err(error) = std::fs::File::open(path) {
+            let what = format!("{} cannot be read: {error}; name a PEM file", path.display());
+            return Err(ConnectError::new(ConnectErrorKind::Tls, what));
+        }
+    }
+    if let Some(path) = &options.ca_file {
+        settings = settings.add_root_certificates(path.clone()).require_tls(true);
+    }
+    if let Some((certificate, key)) = &options.client_certificate {
+        settings = settings.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
+    }
+    for url in &options.servers {
+        if let Err(error) = url.parse::<async_nats::ServerAddr>() {
+            let what = format!(
+                "{:?} is no URL of a NATS server ({error}); use the form nats://host:port",
+                without_password(url)
+            );
+            return Err(ConnectError::new(ConnectErrorKind::Options, what));
+        }
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_subject_that_is_refused_is_read_from_the_error() {
+        for text in [
+            "Permissions Violation for Publish to \"fanfare.a\"",
+            "permissions violation for publish to \"fanfare.a\" using queue \"x\"",
+        ] {
+            assert_eq!(denied_subject(text), Some("fanfare.a"));
+        }
+        assert_eq!(denied_subject("Permissions Violation for Subscription to \"fanfare.a\""), None);
+        assert_eq!(denied_subject("Stale Connection"), None);
+    }
+}

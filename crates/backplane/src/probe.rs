@@ -1,0 +1,129 @@
+//! Says what is wrong where no connection to NATS comes about.
+
+use std::error::Error;
+use std::time::Duration;
+
+use async_nats::ServerAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::options::{NatsOptions, without_password};
+use crate::{ConnectError, ConnectErrorKind};
+
+/// How long the first words of a server may take.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// What answers at an address.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Nats,
+    /// Something else, which has said this.
+    Other(String),
+    /// It takes connections and says nothing.
+    Silent,
+    /// The connection fails.
+    Nothing(String),
+}
+
+/// Explains why the library could not connect.
+pub(crate) async fn explain(options: &NatsOptions, error: &async_nats::ConnectError) -> ConnectError {
+    use async_nats::ConnectErrorKind as Library;
+    let shown = options.servers.iter().map(|url| without_password(url)).collect::<Vec<_>>().join(", ");
+    let cause = causes(error);
+    let is_refused = cause.to_ascii_lowercase().contains("authoriz");
+    match error.kind() {
+        Library::AuthorizationViolation => return credentials(&shown),
+        Library::Authentication => {
+            let what =
+                format!("the credentials for {shown} cannot be used ({cause}); check the credentials file");
+            return ConnectError::new(ConnectErrorKind::Credentials, what);
+        }
+        _ if is_refused => return credentials(&shown),
+        _ => {}
+    }
+    let mut nothing = Vec::new();
+    for url in &options.servers {
+        let Ok(address) = url.parse::<ServerAddr>() else { continue };
+        let (url, found) = (without_password(url), probe(&address).await);
+        let what = match found {
+            Found::Other(said) => format!(
+                "{url} is no NATS server: it answers {said:?}; name the address for clients of a NATS server, whose port is 4222 by default"
+            ),
+            Found::Silent => format!(
+                "{url} takes connections, but does not greet as a NATS server does; name the address for clients of a NATS server, whose port is 4222 by default"
+            ),
+            Found::Nats => {
+                let is_tls = ["tls", "certificate", "handshake"]
+                    .iter()
+                    .any(|word| cause.to_ascii_lowercase().contains(word));
+                let (kind, advice) = if is_tls {
+                    (
+                        ConnectErrorKind::Tls,
+                        "check the files for TLS, and the name in the certificate of the server",
+                    )
+                } else {
+                    (ConnectErrorKind::Unreachable, "check the log of the NATS server")
+                };
+                let what = format!("the connection to the NATS server at {url} fails: {cause}; {advice}");
+                return ConnectError::new(kind, what);
+            }
+            Found::Nothing(why) => {
+                nothing.push(format!("{url} ({why})"));
+                continue;
+            }
+        };
+        return ConnectError::new(ConnectErrorKind::NotNats, what);
+    }
+    let what = format!(
+        "no NATS server answers at {}; check the addresses, and whether the server runs",
+        nothing.join(", ")
+    );
+    ConnectError::new(ConnectErrorKind::Unreachable, what)
+}
+
+fn credentials(shown: &str) -> ConnectError {
+    let what = format!(
+        "the NATS server at {shown} refuses these credentials; check the user and the password in the URL, or the credentials file"
+    );
+    ConnectError::new(ConnectErrorKind::Credentials, what)
+}
+
+/// The error with its causes.
+fn causes(error: &async_nats::ConnectError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+async fn probe(address: &ServerAddr) -> Found {
+    let connect = TcpStream::connect((address.host(), address.port()));
+    let mut stream = match tokio::time::timeout(PATIENCE, connect).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Found::Nothing(error.to_string()),
+        Err(_) => return Found::Nothing("no answer".to_owned()),
+    };
+    // A NATS server speaks first. Servers of other protocols wait, and complain about what they do not know.
+    for words in [&b""[..], b"PING\r\n\r\n"] {
+        if stream.write_all(words).await.is_err() {
+            return Found::Silent;
+        }
+        let mut bytes = [0; 64];
+        match tokio::time::timeout(PATIENCE, stream.read(&mut bytes)).await {
+            Ok(Ok(count)) if bytes[..count].starts_with(b"INFO ") => return Found::Nats,
+            Ok(Ok(count)) if count > 0 => {
+                let said = String::from_utf8_lossy(&bytes[..count]);
+                return Found::Other(said.lines().next().unwrap_or_default().to_owned());
+            }
+            Ok(_) => return Found::Silent,
+            Err(_) => {}
+        }
+    }
+    Found::Silent
+}

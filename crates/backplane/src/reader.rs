@@ -1,0 +1,367 @@
+//! What is read back from the stream: [`fanfare_store::StoreReader`].
+//!
+//! All events come through a consumer that stays for the next page. The events of some topics are asked for one
+//! after the other, of the leader of the stream: it has all that was acknowledged, and it answers in a form in
+//! which no message can harm the connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fanfare_proto::event::{EventId, Topic};
+use fanfare_store::encoding::event_bytes;
+use fanfare_store::{Bounds, Error, Gone, Page, Query, Record, State, StoreReader};
+use futures_util::future::try_join_all;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+use crate::api::{ApiError, Fetched};
+use crate::consumer::{Ended, Filter, Incoming, Reading, Received};
+use crate::shared::Shared;
+
+/// How long a call may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// After so long a page is given as it is.
+const PAGE_TIME: Duration = Duration::from_millis(500);
+
+/// How long one message may take.
+const STEP: Duration = Duration::from_secs(1);
+
+/// After so long without a message the leader of the stream is asked whether there is one.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// Consumers that stay for the next page.
+const MOST_SESSIONS: usize = 3;
+
+/// After so long without a page a consumer goes.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Of one topic, at least so many of the newest messages are searched for an id.
+const SEARCHED: u64 = 4096;
+
+pub(crate) struct StreamReader {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    sessions: Arc<Mutex<Vec<Session>>>,
+}
+
+/// A consumer that stays for the next page.
+struct Session {
+    reading: Reading,
+    /// Everything up to this number was given.
+    up_to: u64,
+    /// What was read and not given.
+    next: Option<Box<Incoming>>,
+    used: Instant,
+}
+
+/// The next message of one subject.
+enum Head {
+    Message(Fetched),
+    End,
+}
+
+impl StreamReader {
+    pub(crate) fn new(shared: Arc<Shared>, runtime: Handle) -> StreamReader {
+        let sessions = Arc::new(Mutex::new(Vec::new()));
+        runtime.spawn(drop_idle(Arc::clone(&shared), Arc::clone(&sessions)));
+        StreamReader { shared, runtime, sessions }
+    }
+
+    /// Runs this on the thread of the connection, and waits for it.
+    fn wait<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, String>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let unreachable = |what: String| Error::Unreachable { what: format!("the stream: {what}") };
+        if self.shared.has_ended() || self.shared.link.generation().is_none() {
+            return Err(unreachable("there is no connection to NATS".to_owned()));
+        }
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        self.runtime.spawn(async move {
+            let done = tokio::time::timeout(PATIENCE, work).await;
+            let done = done.unwrap_or_else(|_| Err("NATS takes too long".to_owned()));
+            // A caller that has given up needs none.
+            let _ = sender.try_send(done);
+        });
+        let late = || Err("NATS takes too long".to_owned());
+        receiver.recv_timeout(2 * PATIENCE).unwrap_or_else(|_| late()).map_err(unreachable)
+    }
+
+    fn gone(&self) -> Gone {
+        gone_up_to(self.shared.first().saturating_sub(1))
+    }
+}
+
+impl StoreReader for StreamReader {
+    fn state(&self) -> State {
+        let mut state = State::empty(self.shared.epoch);
+        let (messages, bytes) = self.shared.size();
+        state.newest = self.shared.delivered();
+        state.synced = state.newest;
+        state.oldest = if messages == 0 { 0 } else { self.shared.first() };
+        (state.records, state.bytes) = (messages, bytes);
+        state
+    }
+
+    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
+        let newest = self.shared.delivered();
+        if after >= newest {
+            let mut page = Page::default();
+            (page.up_to, page.is_end, page.gone) = (after, true, self.gone());
+            return Ok(page);
+        }
+        let shared = Arc::clone(&self.shared);
+        match query {
+            Query::All => {
+                let sessions = Arc::clone(&self.sessions);
+                self.wait(async move { read_all(&shared, &sessions, after, newest, bounds).await })
+            }
+            Query::Topics(topics) => {
+                let topics = topics.to_vec();
+                self.wait(async move { read_topics(&shared, &topics, after, newest, bounds).await })
+            }
+        }
+    }
+
+    fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
+        let (shared, id, topics) = (Arc::clone(&self.shared), id.clone(), topics.to_vec());
+        self.wait(async move { find(&shared, &id, &topics).await })
+    }
+}
+
+async fn drop_idle(shared: Arc<Shared>, sessions: Arc<Mutex<Vec<Session>>>) {
+    while !shared.has_ended() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        sessions.lock().await.retain(|session| session.used.elapsed() < IDLE);
+    }
+}
+
+fn gone_up_to(number: u64) -> Gone {
+    Gone { newest: number, newest_public: number }
+}
+
+/// What is gone now.
+async fn ask_what_is_gone(shared: &Shared) -> Result<Gone, String> {
+    let info = shared.api.stream_info(STEP).await.map_err(|error| error.to_string())?;
+    Ok(gone_up_to(info.gone()))
+}
+
+async fn read_all(
+    shared: &Shared,
+    sessions: &Mutex<Vec<Session>>,
+    after: u64,
+    newest: u64,
+    bounds: Bounds,
+) -> Result<Page, String> {
+    let mut session = {
+        let mut sessions = sessions.lock().await;
+        match sessions.iter().position(|session| session.up_to == after) {
+            Some(index) => sessions.swap_remove(index),
+            None => {
+                let reading = Reading::new(shared.api.clone(), Filter::default(), after + 1);
+                Session { reading, up_to: after, next: None, used: Instant::now() }
+            }
+        }
+    };
+    let (page, seen) = session.read(shared, newest, bounds).await?;
+    let mut page = page;
+    page.gone = if seen == page.up_to - after {
+        gone_up_to(shared.first().saturating_sub(1).min(after))
+    } else {
+        // After the read: what was dropped before it is among it.
+        ask_what_is_gone(shared).await?
+    };
+    let mut sessions = sessions.lock().await;
+    if sessions.len() >= MOST_SESSIONS
+        && let Some(oldest) = (0..sessions.len()).min_by_key(|index| sessions[*index].used)
+    {
+        sessions.swap_remove(oldest);
+    }
+    sessions.push(session);
+    Ok(page)
+}
+
+impl Session {
+    /// The page, and how many numbers of it there were.
+    async fn read(&mut self, shared: &Shared, newest: u64, bounds: Bounds) -> Result<(Page, u64), String> {
+        let (mut page, mut bytes, mut seen) = (Page::default(), 0, 0_u64);
+        let begin = Instant::now();
+        loop {
+            if self.up_to >= newest {
+                page.is_end = true;
+                break;
+            }
+            let is_full = page.records.len() >= bounds.records || bytes >= bounds.bytes;
+            let is_long = seen >= bounds.steps as u64 || begin.elapsed() >= PAGE_TIME;
+            if seen > 0 && (is_full || is_long) {
+                break;
+            }
+            let message = match self.next.take() {
+                Some(message) => message,
+                None => match self.receive(shared, newest).await? {
+                    Some(Received::Message(message)) => message,
+                    Some(Received::Unreadable(number)) => {
+                        self.up_to = self.up_to.max(number.min(newest));
+                        seen += 1;
+                        continue;
+                    }
+                    Some(Received::Heartbeat) => continue,
+                    None => {
+                        self.up_to = newest;
+                        continue;
+                    }
+                },
+            };
+            let number = message.stored.number;
+            if number <= self.up_to {
+                continue;
+            }
+            if number > newest {
+                self.next = Some(message);
+                self.up_to = newest;
+                continue;
+            }
+            if let Some(record) = message.stored.to_record(&shared.subjects) {
+                let more = event_bytes(&record.event);
+                if !page.records.is_empty() && bytes + more > bounds.bytes {
+                    self.next = Some(message);
+                    break;
+                }
+                bytes += more;
+                page.records.push(record);
+            }
+            seen += 1;
+            self.up_to = number;
+        }
+        (page.up_to, self.used) = (self.up_to, Instant::now());
+        Ok((page, seen))
+    }
+
+    /// What comes next. `None`: nothing up to `newest`.
+    async fn receive(&mut self, shared: &Shared, newest: u64) -> Result<Option<Received>, String> {
+        let begin = Instant::now();
+        loop {
+            let received = match self.reading.prepare().await {
+                Ok(()) => tokio::time::timeout(QUIET, self.reading.next(STEP)).await,
+                Err(ended) => Ok(Err(ended)),
+            };
+            match received {
+                Ok(Ok(Received::Heartbeat)) | Err(_) => {
+                    // The consumer may read a copy of the stream that is behind the leader's.
+                    let next = shared.api.next_message(self.up_to + 1, ">", STEP).await;
+                    let next = next.map_err(|error| error.to_string())?;
+                    if next.is_none_or(|next| next.stored.number > newest) {
+                        return Ok(None);
+                    }
+                }
+                Ok(Ok(received)) => return Ok(Some(received)),
+                Ok(Err(Ended::Gap)) => {}
+                // A message that nobody can read has ended the connection, perhaps.
+                Ok(Err(Ended::Away)) => shared.link.changed().await,
+                Ok(Err(ended)) => return Err(ended.to_string()),
+            }
+            if begin.elapsed() >= PATIENCE {
+                return Err("NATS takes too long".to_owned());
+            }
+        }
+    }
+}
+
+async fn read_topics(
+    shared: &Shared,
+    topics: &[Topic],
+    after: u64,
+    newest: u64,
+    bounds: Bounds,
+) -> Result<Page, String> {
+    let mut subjects: Vec<String> = topics.iter().map(|topic| shared.subjects.of_topic(topic)).collect();
+    subjects.sort_unstable();
+    subjects.dedup();
+    subjects.push(shared.subjects.multi());
+    let begin = Instant::now();
+    let firsts = subjects.iter().map(|subject| next_of(shared, subject, after + 1));
+    let mut heads: Vec<Head> = try_join_all(firsts).await?;
+    let (mut page, mut bytes, mut steps) = (Page::default(), 0, 0);
+    page.up_to = after;
+    loop {
+        let next = heads.iter().enumerate().filter_map(|(index, head)| match head {
+            Head::Message(message) => Some((message.stored.number, index)),
+            Head::End => None,
+        });
+        let Some((number, index)) = next.min().filter(|(number, _)| *number <= newest) else {
+            (page.up_to, page.is_end) = (newest, true);
+            break;
+        };
+        if steps > 0 && (steps >= bounds.steps || page.records.len() >= bounds.records) {
+            break;
+        }
+        steps += 1;
+        let Head::Message(message) = &heads[index] else { break };
+        let record = message.to_record(&shared.subjects);
+        let is_wanted = |record: &Record| record.event.topics().iter().any(|topic| topics.contains(topic));
+        if let Some(record) = record.filter(is_wanted) {
+            let more = event_bytes(&record.event);
+            if !page.records.is_empty() && bytes + more > bounds.bytes {
+                break;
+            }
+            bytes += more;
+            page.records.push(record);
+        }
+        page.up_to = number;
+        if begin.elapsed() >= PAGE_TIME {
+            break;
+        }
+        heads[index] = next_of(shared, &subjects[index], number + 1).await?;
+    }
+    page.gone = ask_what_is_gone(shared).await?;
+    Ok(page)
+}
+
+async fn next_of(shared: &Shared, subject: &str, from: u64) -> Result<Head, String> {
+    let next =
+        shared.api.next_message(from, subject, STEP).await.map_err(|error: ApiError| error.to_string())?;
+    Ok(next.map_or(Head::End, Head::Message))
+}
+
+/// Searches the newest messages with these topics, from the newest back.
+async fn find(shared: &Shared, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, String> {
+    let newest = shared.delivered();
+    let filter = Filter { subject: Some(shared.subjects.of_topics(topics)), headers_only: true };
+    let mut width = SEARCHED;
+    let (mut reading, mut left) = loop {
+        let from = newest.saturating_sub(width).max(shared.first());
+        let mut reading = Reading::new(shared.api.clone(), filter.clone(), from);
+        let pending = reading.open().await.map_err(|ended| ended.to_string())?;
+        if pending >= SEARCHED || from <= shared.first() {
+            break (reading, pending);
+        }
+        width = width.saturating_mul(8);
+    };
+    let mut found = Vec::new();
+    while left > 0 {
+        match reading.next(STEP).await {
+            Ok(Received::Message(message)) => {
+                left = message.pending;
+                if message.stored.number > newest {
+                    break;
+                }
+                if message.stored.own_id().flatten().as_ref() == Some(id) {
+                    found.push(message.stored.number);
+                }
+            }
+            Ok(Received::Unreadable(_)) | Err(Ended::Gap) => {}
+            Err(Ended::Away) => shared.link.changed().await,
+            Ok(Received::Heartbeat) => break,
+            Err(ended) => return Err(ended.to_string()),
+        }
+    }
+    for number in found.into_iter().rev() {
+        let message = shared.api.message_at(number, STEP).await.map_err(|error| error.to_string())?;
+        let record = message.and_then(|message| message.to_record(&shared.subjects));
+        if let Some(record) = record.filter(|record| record.has_identity(id, topics)) {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,265 @@
+//! What the tasks and threads of one backplane share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use fanfare::{Feed, LogBreak};
+use fanfare_proto::cursor::Epoch;
+use fanfare_proto::histogram::Histogram;
+use tokio::sync::{Notify, watch};
+
+use crate::api::{Api, StreamInfo};
+use crate::bucket::Bucket;
+use crate::link::Link;
+use crate::options::NatsOptions;
+use crate::status::NatsStatus;
+use crate::sync::lock;
+use crate::topics::Subjects;
+
+/// A node that is further behind than this has to catch up.
+const BEHIND: u64 = 1000;
+
+/// What the tasks and threads of one backplane share.
+pub(crate) struct Shared {
+    pub(crate) options: NatsOptions,
+    pub(crate) subjects: Subjects,
+    pub(crate) link: Arc<Link>,
+    pub(crate) api: Api,
+    pub(crate) bucket: Bucket,
+    pub(crate) epoch: Epoch,
+    /// When the stream was created, as the server writes it.
+    pub(crate) created: String,
+    /// The end was asked for.
+    pub(crate) end: watch::Sender<bool>,
+    pub(crate) counts: Counts,
+    extent: Extent,
+    feed: RwLock<Option<Feed>>,
+    /// One decision at a time: the engine learns the last one.
+    deciding: Mutex<()>,
+    /// Why the feed has to break off.
+    break_off: Mutex<Option<LogBreak>>,
+    /// It was told to break off.
+    pub(crate) broken: Notify,
+    /// A look at the stream is wanted at once.
+    pub(crate) check_now: Notify,
+}
+
+/// Where the stream begins and ends, and how far this node is.
+#[derive(Default)]
+struct Extent {
+    first: AtomicU64,
+    last: AtomicU64,
+    messages: AtomicU64,
+    bytes: AtomicU64,
+    /// The largest message that the stream takes; zero: as large as the server takes.
+    max_message: AtomicU64,
+    /// Everything up to this number is with the feed, or about to be.
+    delivered: AtomicU64,
+    /// Everything up to this number is with the engine.
+    appended: AtomicU64,
+    /// The connection over which the last look at the stream was made.
+    looked_over: AtomicU64,
+    /// The number that has to be appended before the node has caught up.
+    target: AtomicU64,
+    /// The consumer delivers, or sends signs of life.
+    is_live: AtomicBool,
+    is_caught_up: AtomicBool,
+}
+
+/// What is counted.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) submitted: AtomicU64,
+    pub(crate) acknowledged: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) undecided: AtomicU64,
+    pub(crate) unreachable: AtomicU64,
+    pub(crate) in_flight: AtomicU64,
+    pub(crate) in_flight_bytes: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) received_bytes: AtomicU64,
+    pub(crate) recreations: AtomicU64,
+    pub(crate) no_events: AtomicU64,
+    pub(crate) acknowledgement_time: Mutex<Histogram>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        options: NatsOptions,
+        api: Api,
+        bucket: Bucket,
+        epoch: Epoch,
+        info: &StreamInfo,
+        end: watch::Sender<bool>,
+    ) -> Shared {
+        let shared = Shared {
+            subjects: Subjects::new(&options.prefix),
+            link: Arc::clone(api.link()),
+            options,
+            api,
+            bucket,
+            epoch,
+            created: info.created.clone(),
+            end,
+            counts: Counts::default(),
+            extent: Extent::default(),
+            feed: RwLock::default(),
+            deciding: Mutex::default(),
+            break_off: Mutex::default(),
+            broken: Notify::new(),
+            check_now: Notify::new(),
+        };
+        shared.extent.delivered.store(info.last, Ordering::Relaxed);
+        shared.extent.appended.store(info.last, Ordering::Relaxed);
+        shared.note_info(info, shared.link.connects());
+        shared
+    }
+
+    /// Notes what the server says of the stream. `generation`: the connection over which it was asked.
+    pub(crate) fn note_info(&self, info: &StreamInfo, generation: u64) {
+        let extent = &self.extent;
+        extent.first.store(info.first, Ordering::Relaxed);
+        extent.last.store(info.last, Ordering::Relaxed);
+        extent.messages.store(info.messages, Ordering::Relaxed);
+        extent.bytes.store(info.bytes, Ordering::Relaxed);
+        let max_message = info.config["max_msg_size"].as_i64().unwrap_or(-1).max(0) as u64;
+        extent.max_message.store(max_message, Ordering::Relaxed);
+        if extent.looked_over.swap(generation, Ordering::AcqRel) != generation {
+            extent.target.store(info.last, Ordering::Relaxed);
+            extent.is_caught_up.store(false, Ordering::Relaxed);
+        }
+        self.evaluate();
+    }
+
+    /// Everything up to this number is with the feed, or about to be. It is never below the engine's number.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.extent.delivered.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_delivered(&self, number: u64) {
+        self.extent.delivered.fetch_max(number, Ordering::AcqRel);
+    }
+
+    pub(crate) fn set_appended(&self, number: u64) {
+        self.extent.appended.fetch_max(number, Ordering::AcqRel);
+        self.evaluate();
+    }
+
+    pub(crate) fn set_live(&self, is_live: bool) {
+        if self.extent.is_live.swap(is_live, Ordering::AcqRel) != is_live {
+            self.evaluate();
+        }
+    }
+
+    /// The largest message that the stream takes, in bytes of headers and data.
+    pub(crate) fn max_message(&self) -> usize {
+        let of_server = self.link.client().max_payload();
+        match self.extent.max_message.load(Ordering::Relaxed) {
+            0 => of_server,
+            of_stream => of_server.min(of_stream as usize),
+        }
+    }
+
+    pub(crate) fn first(&self) -> u64 {
+        self.extent.first.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn size(&self) -> (u64, u64) {
+        (self.extent.messages.load(Ordering::Relaxed), self.extent.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Decides whether the node has caught up, and tells the engine.
+    pub(crate) fn evaluate(&self) {
+        let _one_at_a_time = lock(&self.deciding);
+        let extent = &self.extent;
+        let appended = extent.appended.load(Ordering::Acquire);
+        let is_current = self.link.generation() == Some(extent.looked_over.load(Ordering::Acquire));
+        let was = extent.is_caught_up.load(Ordering::Relaxed);
+        let last = extent.last.load(Ordering::Relaxed);
+        let is_behind = last.saturating_sub(appended) >= BEHIND;
+        if is_behind && was {
+            extent.target.store(last, Ordering::Relaxed);
+        }
+        let is_caught_up = is_current
+            && extent.is_live.load(Ordering::Acquire)
+            && !is_behind
+            && (was || appended >= extent.target.load(Ordering::Relaxed));
+        extent.is_caught_up.store(is_caught_up, Ordering::Relaxed);
+        if let Some(feed) = &*self.feed.read().unwrap_or_else(PoisonError::into_inner) {
+            feed.set_caught_up(is_caught_up);
+        }
+    }
+
+    /// The feed, until it breaks off.
+    pub(crate) fn set_feed(&self, feed: Feed) {
+        *self.feed.write().unwrap_or_else(PoisonError::into_inner) = Some(feed);
+        self.evaluate();
+    }
+
+    /// Does something with the feed. `None`: it has broken off.
+    pub(crate) fn with_feed<T>(&self, act: impl FnOnce(&Feed) -> T) -> Option<T> {
+        self.feed.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
+    }
+
+    /// The engine cannot go on with this stream: the thread that feeds it is told.
+    pub(crate) fn break_off(&self, why: LogBreak) {
+        self.link.note_error(why.to_string());
+        lock(&self.break_off).get_or_insert(why);
+        self.set_live(false);
+        self.broken.notify_one();
+    }
+
+    /// Whether the engine cannot go on.
+    pub(crate) fn is_broken(&self) -> bool {
+        lock(&self.break_off).is_some()
+    }
+
+    /// Tells the engine that it cannot go on, where this is so. It is called by the thread that feeds it.
+    pub(crate) fn break_off_now(&self) -> bool {
+        let Some(why) = lock(&self.break_off).clone() else { return false };
+        let feed = self.feed.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(feed) = feed {
+            feed.break_off(why);
+        }
+        true
+    }
+
+    /// The end was asked for.
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.end.borrow()
+    }
+
+    pub(crate) fn status(&self) -> NatsStatus {
+        let (extent, counts) = (&self.extent, &self.counts);
+        let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let appended = get(&extent.appended);
+        NatsStatus {
+            is_connected: self.link.generation().is_some(),
+            is_caught_up: extent.is_caught_up.load(Ordering::Relaxed),
+            behind: get(&extent.last).saturating_sub(appended),
+            submitted: get(&counts.submitted),
+            acknowledged: get(&counts.acknowledged),
+            duplicates: get(&counts.duplicates),
+            refused: get(&counts.refused),
+            retried: get(&counts.retried),
+            undecided: get(&counts.undecided),
+            unreachable: get(&counts.unreachable),
+            in_flight: get(&counts.in_flight),
+            in_flight_bytes: get(&counts.in_flight_bytes),
+            received: get(&counts.received),
+            received_bytes: get(&counts.received_bytes),
+            consumers_recreated: get(&counts.recreations),
+            messages_without_event: get(&counts.no_events),
+            connections: self.link.connects(),
+            acknowledgement_time: *lock(&counts.acknowledgement_time),
+            stream_first: get(&extent.first),
+            stream_last: get(&extent.last).max(appended),
+            stream_messages: get(&extent.messages),
+            stream_bytes: get(&extent.bytes),
+            server_version: self.link.client().try_server_info().map(|info| info.version).unwrap_or_default(),
+            last_error: self.link.last_error(),
+        }
+    }
+}
