@@ -150,7 +150,8 @@ on_both_backends! {
         server.publish("a", "3");
         assert_eq!(subscriber.event().data, "3");
         let mut resumed = resume(&server, "a", &first);
-        assert_eq!((resumed.header("Fanfare-Gap"), resumed.event().data), (None, "3".to_owned()));
+        assert_eq!(resumed.header("Fanfare-Gap"), None);
+        assert_eq!(resumed.event().data, "3");
     }
 
     /// A server that was cut off catches up before it is ready, and its subscribers miss nothing.
@@ -173,7 +174,8 @@ on_both_backends! {
             let expected: Vec<String> = (1..=20).map(|number| number.to_string()).collect();
             assert_eq!(subscriber.data(20), expected);
             let mut resumed = resume(&far, "a", &ids[9]);
-            assert_eq!((resumed.header("Fanfare-Gap"), resumed.data(10)), (None, expected[10..].to_vec()));
+            assert_eq!(resumed.header("Fanfare-Gap"), None);
+            assert_eq!(resumed.data(10), expected[10..]);
         }
     }
 

@@ -82,7 +82,8 @@ fn read_login(path: &Path) -> Result<String, String> {
 /// A text in the user information of a URL (RFC 3986, section 3.2.1).
 fn escaped(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let escape = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let escape =
+        |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     text.bytes().map(escape).collect()
 }
 
@@ -106,7 +107,10 @@ impl Watch {
         if self.before.replace(state) != Some(state) {
             match state {
                 SharedLogState::CaughtUp => {
-                    tracing::info!(newest = status.stream_last, "this server has caught up with the shared log");
+                    tracing::info!(
+                        newest = status.stream_last,
+                        "this server has caught up with the shared log"
+                    );
                 }
                 SharedLogState::Behind => {
                     tracing::warn!(events = status.behind, "this server is behind the shared log");
