@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ fn refusal_at(url: &str, options: &[&str]) -> String {
 
 fn expect_ready(server: &Server, status: u16) {
     eventually(&format!("readiness is {status}"), || {
+        // A server that starts again does not listen for a moment.
+        TcpStream::connect(server.address).ok()?;
         (server.get("/health/ready").status == status).then_some(())
     });
 }
@@ -221,6 +223,11 @@ on_both_backends! {
         nats.server.client().expect("a connection").delete_stream("FANFARE").expect("it is deleted");
         server.expect_log("begins a new epoch");
         drop(subscriber.read_to_end());
+        server.expect_log("the server ends its streams and starts again");
+        eventually("the server has started again", || {
+            let begun = server.log().matches("the shared log is open").count();
+            (begun == 2).then_some(())
+        });
         expect_ready(&server, 200);
         let mut resumed = resume(&server, "a", &id);
         assert_eq!(resumed.header("Fanfare-Gap"), Some("true"));

@@ -104,7 +104,9 @@ impl Watch {
             (false, false) => SharedLogState::Unreachable,
         };
         health.set_shared_log(state);
-        if self.before.replace(state) != Some(state) {
+        let before = self.before.replace(state);
+        // A server that starts is behind at first.
+        if before != Some(state) && (before.is_some() || state != SharedLogState::Behind) {
             match state {
                 SharedLogState::CaughtUp => {
                     tracing::info!(
