@@ -42,6 +42,8 @@ pub(super) enum Step {
     StopNode(Nodes),
     /// Starts the nodes that do not run, and waits until they listen.
     StartNodes,
+    /// Starts the nodes that do not run. They listen when they have reached NATS.
+    BeginNodes,
     /// Waits until all nodes are ready.
     AwaitReady,
     /// Waits until a node says that it is not ready.
@@ -210,8 +212,8 @@ fn of_nodes(topology: Topology) -> Vec<Script> {
 fn of_single_nats() -> Vec<Script> {
     use Nodes::{All, One};
     use Step::{
-        AwaitReady, AwaitUnready, Burst, Fast, KillNats, KillNode, Load, Newcomers, PauseNats, Quiet,
-        Resumers, Slow, StartNats, StartNodes, StopNats, StopNode, Wait,
+        AwaitReady, AwaitUnready, BeginNodes, Burst, Fast, KillNats, KillNode, Load, Newcomers, PauseNats,
+        Quiet, Resumers, Slow, StartNats, StartNodes, StopNats, StopNode, Wait,
     };
     let script = |name: &str, steps: &[Step]| Script::new(name, Topology::Single, steps);
     let nats = Servers::All;
@@ -246,15 +248,15 @@ fn of_single_nats() -> Vec<Script> {
         ),
         script(
             "start a node while NATS is away",
-            &[KillNode(One(0)), KillNats(nats), Wait(300), StartNodes, Wait(1500), StartNats],
+            &[KillNode(One(0)), KillNats(nats), Wait(300), BeginNodes, Wait(1500), StartNats],
         ),
         script(
             "start all nodes while NATS is away",
-            &[KillNode(All), KillNats(nats), StartNodes, Wait(1000), StartNats],
+            &[KillNode(All), KillNats(nats), BeginNodes, Wait(1000), StartNats],
         ),
         script(
             "start a node while NATS is paused",
-            &[KillNode(One(1)), PauseNats(nats), StartNodes, Wait(1500), StartNats],
+            &[KillNode(One(1)), PauseNats(nats), BeginNodes, Wait(1500), StartNats],
         ),
         script(
             "stop a node while NATS is away",

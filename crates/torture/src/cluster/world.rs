@@ -3,13 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use fanfare_io::Clock;
 use fanfare_testkit::nats::{Link, NatsClient, NatsCluster, NatsOptions, NatsServer};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::check::{Entry, Log, check};
 use crate::cluster::publisher::{Answers, Balancer, Batch, Publishers};
@@ -50,9 +50,39 @@ enum Nats {
 }
 
 struct Node {
-    server: Server,
+    /// `None` while a thread starts it.
+    server: Option<Server>,
+    /// Starts the server, and gives it back with what became of the start.
+    starting: Option<JoinHandle<(Server, Result<(), String>)>>,
     is_up: bool,
     is_paused: bool,
+}
+
+impl Node {
+    fn server(&mut self) -> Result<&mut Server, String> {
+        self.await_start()?;
+        self.server.as_mut().ok_or_else(|| "a node has no server".to_owned())
+    }
+
+    /// Starts the server, which does not run.
+    fn begin(&mut self) -> Result<(), String> {
+        self.await_start()?;
+        if let Some(mut server) = self.server.take() {
+            self.is_up = true;
+            self.starting = Some(thread::spawn(move || {
+                let started = server.restart();
+                (server, started)
+            }));
+        }
+        Ok(())
+    }
+
+    fn await_start(&mut self) -> Result<(), String> {
+        let Some(starting) = self.starting.take() else { return Ok(()) };
+        let (server, started) = starting.join().map_err(|_| "the thread that starts a node panicked")?;
+        self.server = Some(server);
+        started.inspect_err(|_| self.is_up = false)
+    }
 }
 
 /// A cluster under load.
@@ -71,8 +101,8 @@ pub(super) struct World {
     addresses: Vec<SocketAddr>,
     clock: Clock,
     random: fastrand::Rng,
-    /// The stream is full by its settings.
-    is_full: bool,
+    /// The settings of the stream that [`Step::Full`] has changed.
+    before_full: Option<Value>,
 }
 
 impl World {
@@ -95,12 +125,12 @@ impl World {
         let links: Vec<Vec<Link>> = (0..NODES)
             .map(|_| servers.iter().map(|server| Link::start(server.address())).collect())
             .collect::<Result<_, String>>()?;
-        let mut nodes = Vec::new();
+        let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
         for (index, links) in links.iter().enumerate() {
             let server = Server::start(&plan(index, links, topology, &mut random)?)?;
-            nodes.push(Node { server, is_up: true, is_paused: false });
+            addresses.push(server.address);
+            nodes.push(Node { server: Some(server), starting: None, is_up: true, is_paused: false });
         }
-        let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.server.address).collect();
         let ledger = Arc::new(Ledger::new(clock));
         let answers = Arc::new(Answers::default());
         let publishers = Publishers::start(&addresses, &ledger, &answers, &mut random);
@@ -117,7 +147,7 @@ impl World {
             addresses,
             clock,
             random,
-            is_full: false,
+            before_full: None,
         };
         world.await_ready()?;
         for number in 0..SUBSCRIBERS {
@@ -204,10 +234,11 @@ impl World {
         }
         outcome.violations.extend(self.answers.take_unexpected());
         for (index, node) in self.nodes.iter_mut().enumerate() {
-            outcome.violations.extend(node.server.panics());
-            if let Some(status) = node.server.ended() {
-                outcome.violations.push(format!("node {} ended by itself: {status}", index + 1));
-            }
+            let ended = node.server().map(|server| {
+                outcome.violations.extend(server.panics());
+                server.ended().map(|status| format!("node {} ended by itself: {status}", index + 1))
+            });
+            outcome.violations.extend(ended.unwrap_or_else(Some));
         }
         if self.publishers.has_panicked() {
             outcome.violations.push("a publisher's thread panicked".to_owned());
@@ -217,7 +248,8 @@ impl World {
     fn new_log_lines(&mut self) -> String {
         let mut all = String::new();
         for (index, node) in self.nodes.iter_mut().enumerate() {
-            for line in node.server.new_log_lines().lines() {
+            let lines = node.server.as_mut().map(Server::new_log_lines).unwrap_or_default();
+            for line in lines.lines() {
                 all.push_str(&format!("node {}: {line}\n", index + 1));
             }
         }
@@ -228,18 +260,17 @@ impl World {
         match step {
             Step::Wait(time) => thread::sleep(Duration::from_millis(time)),
             Step::KillNode(nodes) => self.each_node(nodes, |node, _| {
-                let killed = node.is_up.then(|| node.server.kill());
-                (node.is_up, node.is_paused) = (false, false);
-                killed.unwrap_or(Ok(()))
+                node.is_paused = false;
+                if std::mem::take(&mut node.is_up) { node.server()?.kill() } else { Ok(()) }
             })?,
             Step::StopNode(nodes) => {
                 self.each_node(nodes, |node, _| {
-                    node.server.signal(Signal::TERM);
+                    node.server()?.signal(Signal::TERM);
                     Ok(())
                 })?;
                 self.each_node(nodes, |node, clock| {
                     node.is_up = false;
-                    match node.server.await_end(clock, END_TIME) {
+                    match node.server()?.await_end(clock, END_TIME) {
                         Some(status) if status.success() => Ok(()),
                         Some(status) => Err(format!("a node that was asked to stop ended with {status}")),
                         None => Err(format!("a node that was asked to stop runs on after {END_TIME:?}")),
@@ -247,6 +278,7 @@ impl World {
                 })?;
             }
             Step::StartNodes => self.start_nodes()?,
+            Step::BeginNodes => self.begin_nodes()?,
             Step::AwaitReady => self.await_ready()?,
             Step::AwaitUnready(node) => {
                 let address = self.addresses[node];
@@ -255,13 +287,13 @@ impl World {
                 self.wait_until("a node without NATS says that it is not ready", unready)?;
             }
             Step::PauseNode(nodes) => self.each_node(nodes, |node, _| {
-                node.server.signal(Signal::STOP);
+                node.server()?.signal(Signal::STOP);
                 node.is_paused = true;
                 Ok(())
             })?,
             Step::ResumeNodes => self.each_node(Nodes::All, |node, _| {
                 if std::mem::take(&mut node.is_paused) {
-                    node.server.signal(Signal::CONT);
+                    node.server()?.signal(Signal::CONT);
                 }
                 Ok(())
             })?,
@@ -331,8 +363,9 @@ impl World {
                 client.create_stream(&settings)?;
             }
             Step::Full => {
-                self.is_full = true;
-                self.client()?.update_stream(STREAM, &json!({ "max_bytes": 1, "discard": "new" }))?;
+                let mut client = self.client()?;
+                self.before_full = Some(client.stream_info(STREAM)?["config"].take());
+                client.update_stream(STREAM, &json!({ "max_bytes": 1, "discard": "new" }))?;
             }
             Step::NotFull => self.not_full()?,
             Step::FillStore => self.fill_store()?,
@@ -349,9 +382,7 @@ impl World {
         self.start_nats()?;
         self.step(Step::ResumeNodes)?;
         self.start_nodes()?;
-        if self.is_full {
-            self.not_full()?;
-        }
+        self.not_full()?;
         if self.topology == Topology::Small {
             self.step(Step::FreeStore)?;
         }
@@ -394,13 +425,13 @@ impl World {
         indexes(nodes).into_iter().try_for_each(|index| act(&mut self.nodes[index], self.clock))
     }
 
-    /// Starts the nodes that do not run. They listen before they have reached NATS.
+    fn begin_nodes(&mut self) -> Result<(), String> {
+        self.nodes.iter_mut().filter(|node| !node.is_up).try_for_each(Node::begin)
+    }
+
     fn start_nodes(&mut self) -> Result<(), String> {
-        for node in self.nodes.iter_mut().filter(|node| !node.is_up) {
-            node.server.restart()?;
-            node.is_up = true;
-        }
-        Ok(())
+        self.begin_nodes()?;
+        self.nodes.iter_mut().try_for_each(Node::await_start)
     }
 
     fn start_nats(&mut self) -> Result<(), String> {
@@ -421,9 +452,9 @@ impl World {
     }
 
     fn not_full(&mut self) -> Result<(), String> {
-        let changes = json!({ "max_bytes": -1, "discard": "old" });
-        self.client()?.update_stream(STREAM, &changes)?;
-        self.is_full = false;
+        if let Some(settings) = self.before_full.take() {
+            self.client()?.update_stream(STREAM, &settings)?;
+        }
         Ok(())
     }
 
