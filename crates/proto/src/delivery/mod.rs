@@ -620,6 +620,7 @@ impl Delivery {
             // Give back what many streams needed.
             self.subscribers = Slab::new();
             self.upkeep.forget_streams();
+            self.forget_sheds_without_streams();
         }
     }
 
