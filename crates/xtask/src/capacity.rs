@@ -1,8 +1,8 @@
 //! `cargo xtask capacity`: how many nodes a load needs, what saturates first, and how long it takes until all
 //! are back when a node is lost.
 //!
-//! [`figures`] are the measured values with their sources, [`plan`] is the arithmetic, and [`storm`] simulates
-//! the loss of a node. docs/SCALING.md explains the results.
+//! [`figures`] are the measured values with their sources, [`plan`] is the arithmetic, and [`storm`]
+//! simulates the loss of a node. docs/SCALING.md explains the results.
 
 mod figures;
 mod plan;
@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// Network of a node, and of a NATS server, in each direction
     #[arg(long, value_name = "BANDWIDTH", default_value = "10Gbps", value_parser = units::bandwidth)]
     network: f64,
+    /// At least so many nodes in each cluster
+    #[arg(long, value_name = "COUNT", default_value = "2", value_parser = units::number)]
+    nodes: f64,
     /// How much of a node is used in normal times
     #[arg(long, value_name = "SHARE", default_value = "60%", value_parser = units::share)]
     normal_use: f64,
@@ -53,7 +56,8 @@ pub(crate) struct Options {
     /// The server's --retry
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::seconds)]
     retry: f64,
-    /// Until clients see that a node is lost; a process that ends is seen at once, a machine without power is not
+    /// Until clients see that a node is lost; a process that ends is seen at once, a machine without power is
+    /// not
     #[arg(long, value_name = "TIME", value_parser = units::seconds)]
     detection: Option<f64>,
     /// Connects that wait to be accepted, for each core
@@ -79,7 +83,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
 
 fn report(options: &Options, figures: &Figures) -> Result<String, String> {
     let (load, node) = (options.load()?, options.node());
-    let bounds = Bounds { normal: options.normal_use, after_loss: options.use_after_loss };
+    let (normal, after_loss) = (options.normal_use, options.use_after_loss);
+    let bounds = Bounds { normal, after_loss, nodes: options.nodes.round() };
     let plan = Plan::new(&load, &node, &bounds, figures)?;
     let settings = Settings {
         retry_s: options.retry,
@@ -187,6 +192,38 @@ mod tests {
         }
         assert_eq!(text, report_of("--subscribers 1M --audience 1% --events 100").unwrap());
         assert_eq!(text, report_of("--subscribers 1M --audience 10k --events 100").unwrap());
+    }
+
+    /// The cells of a row of docs/SCALING.md.
+    fn row(arguments: &str) -> Vec<String> {
+        let text = report_of(arguments).unwrap();
+        let value = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).expect("a line");
+            line[name.len()..].trim().to_owned()
+        };
+        let scarcest = text.lines().skip_while(|line| !line.starts_with("What is used")).nth(1).unwrap();
+        vec![
+            value("nodes "),
+            value("  subscribers "),
+            value("  busy cores "),
+            value("  memory "),
+            value("  network out "),
+            scarcest[..34].trim().to_owned(),
+            value("  99 % are back after "),
+        ]
+    }
+
+    /// The tables of the document are what the command prints.
+    #[test]
+    fn the_tables_of_the_document_are_not_stale() {
+        let text = std::fs::read_to_string(crate::root().join("docs/SCALING.md")).unwrap();
+        let rows: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("| `--")).collect();
+        assert!(rows.len() > 5, "{} rows", rows.len());
+        for line in rows {
+            let (arguments, cells) = line.split_once("` | ").expect("options and cells");
+            let cells: Vec<&str> = cells.trim_end_matches(" |").split(" | ").collect();
+            assert_eq!(cells, row(&format!("--{arguments}")), "--{arguments}");
+        }
     }
 
     #[test]

@@ -61,11 +61,11 @@ macro_rules! is_assumed {
 
 figures! {
     delivery_us = 4.03 "us of CPU", measured,
-        "one delivery of 200 bytes among 1,000,000 streams, epoll: BENCHMARKS.md, CPU per delivery at a million";
+        "one delivery of 200 bytes of a million streams, epoll: BENCHMARKS.md, CPU per delivery at a million";
     replayed_delivery_us = 0.32 "us of CPU", measured,
         "one delivery among many that one write joins, epoll: BENCHMARKS.md, As fast as they go";
     connect_us = 25.0 "us of CPU", measured,
-        "one connect up to the open stream, epoll, TLS off: BENCHMARKS.md, CPU of an opened stream (23.6 to 25.0)";
+        "one connect up to its open stream, epoll, TLS off: BENCHMARKS.md, CPU of an opened stream (to 25.0)";
     idle_stream_us = 0.4 "us of CPU a second", measured,
         "one idle stream with heartbeats, epoll: BENCHMARKS.md, A million on one machine (40 % of a core)";
     event_us = 0.65 "us of CPU", measured,

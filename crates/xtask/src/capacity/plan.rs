@@ -27,6 +27,8 @@ pub(super) struct Node {
 pub(super) struct Bounds {
     pub(super) normal: f64,
     pub(super) after_loss: f64,
+    /// At least so many nodes in a cluster, and two in any case.
+    pub(super) nodes: f64,
 }
 
 /// What a node does, or what one NATS server does for it.
@@ -154,14 +156,14 @@ impl Plan {
     }
 }
 
-/// The smallest number of nodes, at least two, that keeps within the bounds, also when one of them is lost.
+/// The smallest number of nodes that keeps within the bounds, also when one of them is lost.
 fn nodes(load: &Load, node: &Node, bounds: &Bounds, figures: &Figures) -> Result<f64, String> {
     let fits = |nodes: f64| {
         let share = |nodes: f64| PerNode::of(load, nodes, figures).share(node);
         share(nodes) <= bounds.normal && share(nodes - 1.0) <= bounds.after_loss
     };
     // What is used of a node falls with their number, so the first one that fits can be searched for.
-    let (mut too_few, mut enough) = (1.0, f64::from(MOST));
+    let (mut too_few, mut enough) = (bounds.nodes.max(2.0) - 1.0, f64::from(MOST));
     if !fits(enough) {
         return Err("no number of nodes can do it: a node without subscribers has too much to do".to_owned());
     }
@@ -196,15 +198,15 @@ mod tests {
         Node { cores: 16.0, memory_bytes: 64e9, bits_per_second: 1e10 }
     }
 
-    const BOUNDS: Bounds = Bounds { normal: 0.6, after_loss: 0.9 };
+    const BOUNDS: Bounds = Bounds { normal: 0.6, after_loss: 0.9, nodes: 2.0 };
 
     fn plan(load: &Load) -> Plan {
         Plan::new(load, &node(), &BOUNDS, &Figures::default()).unwrap()
     }
 
     /// By hand, for two nodes: 500,000 subscribers each, and of each event 5,000 deliveries. 100 events a
-    /// second make 500,000 deliveries of 4.03 us, 2.015 cores; the streams take 0.2, the events 0.001065. Each
-    /// stream has 4,237.2 bytes, and 5,000 of them a page. A delivery of 350 bytes is 2,800 bits.
+    /// second make 500,000 deliveries of 4.03 us, 2.015 cores; the streams take 0.2, the events 0.001065.
+    /// Each stream has 4,237.2 bytes, and 5,000 of them a page. A delivery of 350 bytes is 2,800 bits.
     #[test]
     fn what_a_node_does_is_what_arithmetic_by_hand_gives() {
         let done = PerNode::of(&load(), 2.0, &Figures::default());
@@ -220,8 +222,8 @@ mod tests {
         assert_eq!(plan.share_of(Resource::StreamRate), 0.002);
     }
 
-    /// 10 million deliveries a second are 28 Gbps. With 60 % of 10 Gbps that is five nodes; four would use 70 %.
-    /// They are 40.3 cores, too, which five nodes of 16 cores have with 51 %.
+    /// 10 million deliveries a second are 28 Gbps. With 60 % of 10 Gbps that is five nodes; four would use 70
+    /// %. They are 40.3 cores, too, which five nodes of 16 cores have with 51 %.
     #[test]
     fn nodes_are_as_many_as_the_scarcest_resource_wants() {
         let much = Load { audience: 1e5, ..load() };
@@ -233,6 +235,10 @@ mod tests {
         let memory = Node { memory_bytes: 4e9, ..node() };
         let plan = Plan::new(&load(), &memory, &BOUNDS, &Figures::default()).unwrap();
         assert_eq!((plan.used[0].0, plan.nodes), (Resource::Memory, 4.0));
+        // More nodes may be wanted than are needed.
+        let wanted =
+            Plan::new(&load(), &node(), &Bounds { nodes: 7.0, ..BOUNDS }, &Figures::default()).unwrap();
+        assert_eq!(wanted.nodes, 7.0);
         let none = Node { memory_bytes: 1e9, ..node() };
         assert!(Plan::new(&load(), &none, &BOUNDS, &Figures::default()).is_err());
     }
@@ -243,7 +249,8 @@ mod tests {
         let fast = Load { events: 110_000.0, audience: 10.0, ..load() };
         let plan = plan(&fast);
         assert_eq!((plan.clusters, plan.load.events, plan.load.subscribers), (4.0, 27_500.0, 250_000.0));
-        // The network of the NATS servers divides it, too: 20,000 large events a second for each of many nodes.
+        // The network of the NATS servers divides it, too: 20,000 large events a second for each of many
+        // nodes.
         let large = Load { events: 20_000.0, event_bytes: 10_000.0, audience: 2_000.0, ..load() };
         let plan = self::plan(&large);
         assert!(plan.clusters > 1.0 && plan.share_of(Resource::NatsNetwork) <= 0.9, "{plan:?}");

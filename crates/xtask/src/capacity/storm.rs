@@ -3,11 +3,11 @@
 //! A simulation in steps of 10 ms of one of the remaining nodes, which are all alike. Its share of the lost
 //! subscribers arrives as the server told them to: after their `retry`, which the server spreads over 100 to
 //! 150 % of its option. A connect waits in the accept queue. Where that is full, the kernel drops it, and the
-//! client sends it again after 1, 2, 4 seconds and so on. A connect that is accepted costs processor time for
-//! the opening and for the events that the subscriber has missed, and their bytes. Live deliveries go on
-//! meanwhile. Where both want more than the node has, each gets half, as the budgets of a tick do it.
+//! client's kernel sends it again after 1, 2, 4 seconds and so on. A connect that is accepted costs processor
+//! time for the opening and for the events that the subscriber has missed, and their bytes. Live deliveries
+//! go on meanwhile. Where both want more than the node has, each gets half, as the budgets of a tick do it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::figures::Figures;
 use super::plan::{Load, Node, PerNode};
@@ -18,8 +18,11 @@ const STEP_S: f64 = 0.01;
 /// The longest time that is simulated.
 const MOST_S: f64 = 3600.0;
 
-/// Times after which a dropped connect is sent again, doubled each time: the initial timeout of TCP.
+/// When a dropped connect is sent again, doubled each time: the initial timeout of TCP.
 const RESEND_S: f64 = 1.0;
+
+/// So often Linux sends a connect again (`tcp_syn_retries`). Then the client begins anew after its `retry`.
+const RESENDS: usize = 6;
 
 /// What the server and the kernel are set to.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,21 +81,25 @@ pub(super) fn lose_a_node(
     let first = settings.detection_s + settings.retry_s;
     // Each of them once, evenly over 100 to 150 % of the time.
     let spread = settings.retry_s / 2.0;
-    // What is sent again, by its step.
-    let steps = (MOST_S / STEP_S) as usize;
-    let mut again: Vec<(f64, u32)> = vec![(0.0, 0); steps];
+    // Connects that are sent again, by their step and by how often they were.
+    let mut again: BTreeMap<usize, [f64; RESENDS + 1]> = BTreeMap::new();
     let mut window = VecDeque::new();
-    for index in 0..steps {
+    for index in 0..(MOST_S / STEP_S) as usize {
         let now = index as f64 * STEP_S;
         let come = |until: f64| per_node * ((until - first) / spread).clamp(0.0, 1.0);
-        let (resent, tries) = again[index];
-        let dropped = step.arrive(come(now + STEP_S) - come(now) + resent);
-        if dropped > 0.0 {
-            storm.dropped += dropped;
-            let wait = RESEND_S * f64::from(1_u32 << tries.min(6));
-            if let Some((count, most)) = again.get_mut(index + (wait / STEP_S) as usize) {
-                *count += dropped;
-                *most = (*most).max(tries + 1);
+        let mut coming = again.remove(&index).unwrap_or_default();
+        coming[0] += come(now + STEP_S) - come(now);
+        let all: f64 = coming.iter().sum();
+        let dropped = step.arrive(all);
+        storm.dropped += dropped;
+        for (tries, count) in coming.into_iter().enumerate().filter(|(_, count)| *count > 0.0) {
+            let dropped = count / all * dropped;
+            let (wait, tries) = match tries {
+                RESENDS => (settings.retry_s * 1.25, 0),
+                tries => (RESEND_S * f64::from(1_u32 << tries), tries + 1),
+            };
+            if dropped > 0.0 {
+                again.entry(index + 1 + (wait / STEP_S) as usize).or_default()[tries] += dropped;
             }
         }
         let served = step.work(now);
@@ -196,8 +203,8 @@ impl<'load> Step<'load> {
         served
     }
 
-    /// What one subscriber that is served now costs, in processor time and bytes: its opening, and what it has
-    /// missed since its node was lost.
+    /// What one subscriber that is served now costs, in processor time and bytes: its opening, and what it
+    /// has missed since its node was lost.
     fn cost(&self, now: f64) -> (f64, f64) {
         let missed = now * self.load.events * self.load.audience / self.load.subscribers;
         let us = self.figures.connect_us + missed * self.figures.replayed_delivery_us;
@@ -236,8 +243,8 @@ mod tests {
         lose_a_node(&load(), nodes, &node(cores), settings, &Figures::default())
     }
 
-    /// 100,000 are lost. Each of nine nodes gets 11,111 of them over the second from 2 to 3 s, which cost 0.28 s
-    /// of 16 cores: they are back as they come. Half of them came by 2.5 s.
+    /// 100,000 are lost. Each of nine nodes gets 11,111 of them over the second from 2 to 3 s, which cost
+    /// 0.28 s of 16 cores: they are back as they come. Half of them came by 2.5 s.
     #[test]
     fn where_there_is_room_all_are_back_as_soon_as_they_come() {
         let storm = storm(10.0, 16.0, &settings());
@@ -251,9 +258,9 @@ mod tests {
         assert_eq!((storm.dropped, storm.latency_s), (0.0, 0.0));
     }
 
-    /// Two nodes of one core: 500,000 come to one that takes some 20,000 to 40,000 a second, because a connect
-    /// costs 25 us, and live events and heartbeats take a part of the core. So it takes 13 to 26 s, and the
-    /// kernel drops connects.
+    /// Two nodes of one core: 500,000 come to one that takes some 20,000 to 40,000 a second, because a
+    /// connect costs 25 us, and live events and heartbeats take a part of the core. So it takes 13 to 26 s,
+    /// and the kernel drops connects.
     #[test]
     fn where_connects_are_more_than_a_node_takes_they_wait_and_are_sent_again() {
         let storm = storm(2.0, 1.0, &settings());
