@@ -1,4 +1,5 @@
-//! `POST /rebalance`: a share of all streams ends, evenly over a window, and each client resumes where it was.
+//! `POST /rebalance`: a share of all streams ends, evenly over a window, and each client resumes where it
+//! was.
 
 mod support;
 
@@ -94,7 +95,9 @@ on_both_backends! {
         let mut server = Server::start_with(backend, &ADMIN);
         let admin = server.admin_address();
         let mut subscriber = server.subscribe("topic=a");
-        for wrong in ["", "?share=0%25", "?share=20", "?share=150%25", "?share=20%25&window=2h", "?share=20%25&windows=1s"] {
+        let shares = ["", "?share=0%25", "?share=20", "?share=150%25"];
+        let windows = ["?share=20%25&window=2h", "?share=20%25&windows=1s"];
+        for wrong in shares.into_iter().chain(windows) {
             let problem = ask(admin, wrong, &[]).problem(400);
             assert_eq!(problem["type"], json!("/problems/invalid-parameter"), "{problem}");
         }
@@ -125,7 +128,8 @@ on_both_backends! {
             let fields = [("Authorization", authorization)];
             server.connect().request("POST", "/rebalance?share=100%25&window=0s", &fields)
         };
-        let part = bearer(&mint(&keys.publishers.signer, json!({ "fanfare": { "publish": ["a*"], "subscribe": ["*"] } })));
+        let claims = json!({ "fanfare": { "publish": ["a*"], "subscribe": ["*"] } });
+        let part = bearer(&mint(&keys.publishers.signer, claims));
         ask(&part).problem(403);
         server.connect().request("POST", "/rebalance?share=100%25", &[]).problem(401);
         let claims = json!({ "sub": "operator\n1", "fanfare": { "publish": ["*"] } });

@@ -134,8 +134,8 @@ impl Hub {
     /// When the engine stops, that ends all streams, and the orders with them.
     ///
     /// # Errors
-    /// [`ConnectionError::Busy`] where 16 such orders are under way, and [`ConnectionError::Stopped`]. Nothing
-    /// has changed.
+    /// [`ConnectionError::Busy`] where 16 such orders are under way, and [`ConnectionError::Stopped`].
+    /// Nothing has changed.
     ///
     /// # Panics
     /// As [`Hub::publish`].

@@ -35,8 +35,8 @@ impl Pace {
         (total as f64 * ((now - self.began_at).as_secs_f64() / self.window.as_secs_f64())) as usize
     }
 
-    /// The next step comes when so many of a total are due: one step later at the earliest, and when the window
-    /// is over at the latest.
+    /// The next step comes when so many of a total are due: one step later at the earliest, and when the
+    /// window is over at the latest.
     pub(super) fn wait_for(&mut self, count: usize, total: usize, now: Duration) {
         let share = if total == 0 { 1.0 } else { count as f64 / total as f64 };
         let after = Duration::try_from_secs_f64(self.window.as_secs_f64() * share).unwrap_or(self.window);
