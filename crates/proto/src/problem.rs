@@ -408,6 +408,11 @@ kinds! {
         action: "Send the same request again: twice does no harm.",
         options: [],
     }
+    /// As many rebalances are under way as may be.
+    RebalancesFull("rebalances-full", 503, "Too many rebalances are under way") {
+        action: "Try again when one of them is over: its window says when.",
+        options: [],
+    }
     /// As many dashboards are open as may be.
     DashboardsFull("dashboards-full", 503, "Too many dashboards are open") {
         action: "Close a dashboard, or use the metrics.",

@@ -23,6 +23,7 @@ mod problems;
 mod profiles;
 mod publish;
 mod publish_rates;
+mod rebalance;
 mod requests;
 mod routes;
 pub(crate) mod spare_descriptors;
