@@ -366,6 +366,12 @@ kinds! {
                  shared log and at the network between.",
         options: ["nats"],
     }
+    /// An order to end or bar connections holds on this server, and other servers of its cluster do not know of
+    /// it.
+    OrderNotShared("order-not-shared", 503, "The order does not hold on other servers") {
+        action: "Send it again when the shared log can be reached: it does no harm to repeat it.",
+        options: ["nats"],
+    }
     /// The disk of the durable log is full. Subscribers are not concerned.
     StoreFull("store-full", 507, "The disk of the durable log is full") {
         action: "Try again after the time that Retry-After says, or free some space. The member published tells \

@@ -105,9 +105,11 @@ impl List {
 
     /// Adds an entry, and drops those that are over. False: it says so already.
     fn add(&mut self, entry: &Entry, now_unix_s: u64) -> bool {
-        if self.revocations.iter().any(|has| {
-            has.is_of(entry) && has.revoked >= entry.revoked && has.until >= entry.until
-        }) {
+        if self
+            .revocations
+            .iter()
+            .any(|has| has.is_of(entry) && has.revoked >= entry.revoked && has.until >= entry.until)
+        {
             return false;
         }
         let until = self.revocations.iter().filter(|has| has.is_of(entry)).map(|has| has.until).max();

@@ -30,9 +30,7 @@ fn described(settings: &Settings) -> String {
 pub(crate) fn compare(backplane: &Arc<NatsBackplane>, settings: &Settings) -> io::Result<()> {
     let own = described(settings);
     let answer = own.clone();
-    backplane
-        .on_question(KIND, move |_, _| answer.clone().into_bytes())
-        .map_err(io::Error::other)?;
+    backplane.on_question(KIND, move |_, _| answer.clone().into_bytes()).map_err(io::Error::other)?;
     let backplane = Arc::downgrade(backplane);
     thread::Builder::new().name("fanfare-settings".to_owned()).spawn(move || {
         let mut told = Vec::new();

@@ -51,6 +51,7 @@ use tower::ServiceExt;
 
 use crate::access_log::AccessLog;
 use crate::admission::{Considered, EventsAdmission};
+use crate::cluster::orders::ClusterOrders;
 use crate::forward::To;
 use crate::health::{BEAT, Health};
 use crate::presence::Presence;
@@ -83,6 +84,8 @@ pub(crate) struct Control {
     pub(crate) audit: Audit,
     pub(crate) access_log: Option<AccessLog>,
     /// `None`: there is no presence.
+    /// `None`: the server is alone.
+    pub(crate) cluster: Option<Arc<ClusterOrders>>,
     pub(crate) presence: Option<Arc<Presence>>,
 }
 

@@ -301,7 +301,7 @@ fn end_connections() -> Operation {
     Operation::new("endConnections", "Ends streams, and bars tokens")
         .described(
             "One subject, token or topic at least. What failed stands in the members not_barred, \
-            not_written and not_ended of the error. To send the request again does no harm.",
+            not_written, not_shared and not_ended of the error. To send the request again does no harm.",
         )
         .parameters(parameters)
         .with(204, json!({ "description": "All of it is done" }))
@@ -315,6 +315,7 @@ fn end_connections() -> Operation {
             ProblemKind::InvalidParameter,
             ProblemKind::RevocationsFull,
             ProblemKind::RevocationNotWritten,
+            ProblemKind::OrderNotShared,
             ProblemKind::StreamsNotEnded,
         ])
 }
