@@ -37,6 +37,9 @@ pub(crate) fn connect(settings: &Settings) -> Result<Option<Arc<NatsBackplane>>,
         newest = status.stream_last,
         "the shared log is open"
     );
+    for difference in backplane.differences() {
+        tracing::warn!(stream = settings.stream, "the stream is used as it is: {difference}");
+    }
     Ok(Some(backplane))
 }
 
@@ -51,7 +54,7 @@ fn options(settings: &Settings) -> Result<NatsOptions, String> {
         .submit_wait(settings.nats_wait);
     if let Some(path) = &settings.nats_login {
         options = match read_login(path)? {
-            Login::User(user, password) => options.user_and_password(user, password),
+            Login::User(user, password) => options.user(user, password),
             Login::Token(token) => options.token(token),
         };
     }

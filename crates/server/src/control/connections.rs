@@ -415,7 +415,7 @@ mod tests {
         let (endings, access) = (Endings::default(), Arc::new(Access::default()));
         {
             let ends = ends(vec![subject("ada"), subject("bob")]);
-            let mut answering = pin!(answer(&endings, Arc::clone(&access), ends, order));
+            let mut answering = pin!(answer(&endings, Arc::clone(&access), None, ends, order));
             let is_there = poll_fn(|context| Poll::Ready(answering.as_mut().poll(context).is_ready()));
             assert!(!is_there.await, "the client leaves before the answer");
         }
@@ -430,7 +430,8 @@ mod tests {
         let topic = Named::Topic(Topic::new("a").unwrap());
         let names = vec![subject("ada"), subject("bob"), Named::Token("t1".to_owned()), topic];
         let rest = names[1..].to_vec();
-        let response = answer(&Endings::default(), Arc::new(Access::default()), ends(names), order).await;
+        let response =
+            answer(&Endings::default(), Arc::new(Access::default()), None, ends(names), order).await;
         assert_eq!(*given.lock().unwrap(), rest);
         assert_eq!(
             (response.status().as_u16(), response.headers()["Retry-After"].as_bytes()),
@@ -448,6 +449,7 @@ mod tests {
         let faults = || Faults {
             not_barred: vec![(subject("ada"), full)],
             not_written: Some("a secret path".to_owned()),
+            not_shared: Some("NATS is away".to_owned()),
             not_ended: vec![(subject("bob"), ConnectionError::Stopped)],
         };
         let response = faults().into_problem().unwrap().into_response();
@@ -474,7 +476,7 @@ mod tests {
         }
         let (order, given) = busy_about_ada(0);
         let names = vec![subject("ada"), Named::Token("t1".to_owned())];
-        let response = answer(&Endings::default(), access, ends(names.clone()), order).await;
+        let response = answer(&Endings::default(), access, None, ends(names.clone()), order).await;
         assert_eq!((response.status().as_u16(), &*given.lock().unwrap()), (507, &names));
         assert_eq!(json(response).await["not_barred"], serde_json::json!(["subject=ada"]));
     }
