@@ -134,6 +134,7 @@ impl Backplane for NatsBackplane {
 
     fn end(&self) {
         self.shared.end.send_replace(true);
+        self.shared.set_live(false);
         let deadline = Instant::now() + END;
         for thread in lock(&self.threads).drain(..) {
             thread.end_until(deadline);

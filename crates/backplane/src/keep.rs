@@ -44,7 +44,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, watcher: Arc<Watcher>) {
                 watcher(key, (!is_deleted(&message.stored)).then_some(payload));
             }
             Ok(Received::Heartbeat | Received::Unreadable(_)) => {}
-            Err(Ended::Gap) => {}
+            Err(Ended::Gap | Ended::Away) => {}
             Err(_) => {
                 // The bucket may be another one now.
                 reading.restart(1);

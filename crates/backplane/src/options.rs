@@ -37,7 +37,8 @@ pub(crate) enum Login {
 
 impl NatsOptions {
     /// These servers, of one cluster. A URL is `nats://host:port` or `tls://host:port`, and may contain a user
-    /// and a password: `nats://user:password@host:port`.
+    /// and a password: `nats://user:password@host:port`. All servers get those of the first URL that has some. A
+    /// user without a password is a token.
     pub fn new(servers: impl IntoIterator<Item = impl Into<String>>) -> NatsOptions {
         NatsOptions {
             servers: servers.into_iter().map(Into::into).collect(),

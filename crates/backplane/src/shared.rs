@@ -191,6 +191,7 @@ impl Shared {
             extent.target.store(last, Ordering::Relaxed);
         }
         let is_caught_up = is_current
+            && !self.has_ended()
             && extent.is_live.load(Ordering::Acquire)
             && !is_behind
             && (was || appended >= extent.target.load(Ordering::Relaxed));
@@ -254,7 +255,7 @@ impl Shared {
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let appended = get(&extent.appended);
         NatsStatus {
-            is_connected: self.link.generation().is_some(),
+            is_connected: self.link.generation().is_some() && !self.has_ended(),
             is_caught_up: extent.is_caught_up.load(Ordering::Relaxed),
             behind: get(&extent.last).saturating_sub(appended),
             submitted: get(&counts.submitted),
