@@ -3,13 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc as channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fanfare::{Backplane, Feed, NotAccepted, Submission, SubmitFailure};
 use fanfare_store::StoreReader;
 use fanfare_store::encoding::event_bytes;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::api::Api;
 use crate::bucket::Bucket;

@@ -5,7 +5,7 @@
 //! which no message can harm the connection.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fanfare_proto::event::{EventId, Topic};
 use fanfare_store::encoding::event_bytes;
@@ -13,6 +13,7 @@ use fanfare_store::{Bounds, Error, Gone, Page, Query, Record, State, StoreReader
 use futures_util::future::try_join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::api::{ApiError, Fetched};
 use crate::consumer::{Ended, Filter, Incoming, Reading, Received};

@@ -2,9 +2,10 @@
 //! still the same one.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fanfare::LogBreak;
+use tokio::time::Instant;
 
 use crate::api::{ApiError, StreamInfo, code};
 use crate::epoch;
