@@ -56,8 +56,8 @@ struct Started {
 }
 
 impl NatsBackplane {
-    /// Connects with NATS, creates the stream or checks it, and learns its epoch. It waits for all that, for at
-    /// most about [`NatsOptions::connect_wait`].
+    /// Connects with NATS, creates the stream or checks it, and learns its epoch. It waits for all that, for
+    /// at most about [`NatsOptions::connect_wait`].
     ///
     /// # Errors
     /// The [`ConnectError`] says what is wrong, and what to do.
@@ -80,8 +80,8 @@ impl NatsBackplane {
         &self.runtime
     }
 
-    /// What is different between the stream and the options, for the log of the program: replicas, age, size and
-    /// duplicate window. The stream is as somebody has set it, and serves as well.
+    /// What is different between the stream and the options, for the log of the program: replicas, age, size
+    /// and duplicate window. The stream is as somebody has set it, and serves as well.
     pub fn differences(&self) -> &[String] {
         &self.shared.differences
     }

@@ -1,8 +1,8 @@
 //! Reading the stream: an ephemeral push consumer, and what keeps one going.
 //!
 //! NATS has ordered consumers in its client libraries. This one is made here, because it has to notice within
-//! three seconds that it has stopped, has to start again at the number after the last one, and has to get past
-//! messages that the client library cannot read.
+//! three seconds that it has stopped, has to start again at the number after the last one, and has to get
+//! past messages that the client library cannot read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +74,8 @@ pub(crate) struct Reading {
     /// The next message is the first one with at least this number.
     from: u64,
     consumer: Option<Consumer>,
-    /// The connection was lost before much had come. It may have been for the next message from this number on.
+    /// The connection was lost before much had come. It may have been for the next message from this number
+    /// on.
     suspect: Option<u64>,
     /// Messages that there were behind `from` when the consumer was created.
     pending: u64,
@@ -87,8 +88,9 @@ struct Consumer {
     count: u64,
 }
 
-/// What the reply subject of a message says: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer
-/// sequence>.<time>.<pending>`, or the same with `<domain>.<account hash>` before the stream and more behind.
+/// What the reply subject of a message says: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream
+/// sequence>.<consumer sequence>.<time>.<pending>`, or the same with `<domain>.<account hash>` before the
+/// stream and more behind.
 struct Position {
     number: u64,
     count: u64,

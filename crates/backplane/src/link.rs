@@ -1,7 +1,7 @@
 //! The connection to NATS, and requests over it.
 //!
-//! One subscription takes the answers to all requests. The library's own requests leave an entry behind for each
-//! one that is not answered, and while the servers are away none is.
+//! One subscription takes the answers to all requests. The library's own requests leave an entry behind for
+//! each one that is not answered, and while the servers are away none is.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,8 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// The longest time between two attempts to connect.
 const MOST_DELAY: Duration = Duration::from_millis(500);
 
-/// Messages that one subscription holds. What the server sends before it waits for the flow control is 32 MiB.
+/// Messages that one subscription holds. What the server sends before it waits for the flow control is 32
+/// MiB.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 18;
 
 /// Commands to the connection that wait to be written.

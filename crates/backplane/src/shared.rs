@@ -207,6 +207,11 @@ impl Shared {
         self.evaluate();
     }
 
+    /// Whether the engine has begun, or has broken off since.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.is_broken() || self.with_feed(|_| ()).is_some()
+    }
+
     /// Does something with the feed. `None`: it has broken off.
     pub(crate) fn with_feed<T>(&self, act: impl FnOnce(&Feed) -> T) -> Option<T> {
         self.feed.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)

@@ -29,8 +29,8 @@ fn events_of_other_programs_are_delivered() {
     }
 }
 
-/// A message that is no event is left out, and is no gap. The client library cannot read the last ones, and gives
-/// up the connection over each: without more all nodes would do nothing else any more.
+/// A message that is no event is left out, and is no gap. The client library cannot read the last ones, and
+/// gives up the connection over each: without more all nodes would do nothing else any more.
 #[test]
 fn messages_that_are_no_events_are_left_out() {
     let server = server();
