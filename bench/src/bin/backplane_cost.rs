@@ -114,7 +114,10 @@ fn latency(options: &Options, url: &str) -> Outcome<()> {
     let (own, other) = (node(url, &name)?, node(url, &name)?);
     let mut lines = Vec::new();
 
-    println!("\ntime of a publish until its answer, {} bytes, ms (p50, p99), and publishes a second", options.bytes);
+    println!(
+        "\ntime of a publish until its answer, {} bytes, ms (p50, p99), and publishes a second",
+        options.bytes
+    );
     for &publishers in &options.publishers {
         let contenders = [("memory", alone.hub()), ("shared log", own.hub())];
         let mut figures = [Figures::new(), Figures::new()];
@@ -126,9 +129,11 @@ fn latency(options: &Options, url: &str) -> Outcome<()> {
             publish_bare(options, publishers, url, &name, &mut bare)?;
         }
         let [memory, shared] = figures;
-        for (what, key, figures) in
-            [("memory", "memory", memory), ("shared log", "shared", shared), ("bare NATS client", "bare", bare)]
-        {
+        for (what, key, figures) in [
+            ("memory", "memory", memory),
+            ("shared log", "shared", shared),
+            ("bare NATS client", "bare", bare),
+        ] {
             let (p50, p99) = (figures.quantile(0.5), figures.quantile(0.99));
             let rate = Spread::of(figures.rates.clone());
             println!("  {publishers:4} publishers  {what:18} {p50:8.3} {p99:8.3}   {rate}");
@@ -232,7 +237,8 @@ fn delivery(publisher: &Hub, subscriber: &Hub) -> Outcome<Histogram<u64>> {
         let event = Event::new(topic()).with_data(number.to_string());
         let begun = clock.now();
         let publishes = publisher.clone();
-        let published = thread::spawn(move || publishes.publish_wait(&mut vec![event], engine::PATIENCE).map(drop));
+        let published =
+            thread::spawn(move || publishes.publish_wait(&mut vec![event], engine::PATIENCE).map(drop));
         let received = client.next_wait(engine::PATIENCE)?.ok_or("the stream has ended")?;
         let time = clock.now() - begun;
         if received.data() != number.to_string() {
@@ -296,7 +302,10 @@ fn catch_up(options: &Options, url: &str) -> Outcome<()> {
     let other = node(url, &name)?;
     let started = clock.now();
     engine::patiently("the new node has everything", || Ok(other.hub().head() == head))?;
-    println!("\na node that starts with {} events in the stream, {} bytes each", options.catch_up, options.bytes);
+    println!(
+        "\na node that starts with {} events in the stream, {} bytes each",
+        options.catch_up, options.bytes
+    );
     println!("start_s={:.2}", started.as_secs_f64());
     println!("caught_up_s={:.2}", clock.now().as_secs_f64());
     println!("catch_up_events_a_second={:.0}", options.catch_up as f64 / clock.now().as_secs_f64());

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, oneshot};
 
-use crate::options::{NatsOptions, without_password};
+use crate::options::{Login, NatsOptions, without_password};
 use crate::sync::lock;
 use crate::{ConnectError, ConnectErrorKind};
 
@@ -256,6 +256,11 @@ async fn settings(options: &NatsOptions, events: &Arc<Events>) -> Result<Connect
             let events = Arc::clone(&events);
             async move { events.note(&event) }
         });
+    settings = match options.login.clone() {
+        Some(Login::User(user, password)) => settings.user_and_password(user, password),
+        Some(Login::Token(token)) => settings.token(token),
+        None => settings,
+    };
     if let Some(path) = &options.credentials_file {
         let read = settings.credentials_file(path).await;
         settings = read.map_err(|error| {

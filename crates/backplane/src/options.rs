@@ -13,6 +13,7 @@ pub struct NatsOptions {
     pub(crate) prefix: String,
     pub(crate) name: String,
     pub(crate) credentials_file: Option<PathBuf>,
+    pub(crate) login: Option<Login>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) client_certificate: Option<(PathBuf, PathBuf)>,
     pub(crate) replicas: Option<usize>,
@@ -24,6 +25,19 @@ pub struct NatsOptions {
     pub(crate) ack_wait: Duration,
     pub(crate) queue_events: usize,
     pub(crate) queue_bytes: usize,
+}
+
+/// What a client shows of itself. It is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Login {
+    User(String, String),
+    Token(String),
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(a login)")
+    }
 }
 
 impl NatsOptions {
@@ -43,6 +57,7 @@ impl NatsOptions {
             prefix: "fanfare".to_owned(),
             name: "fanfare".to_owned(),
             credentials_file: None,
+            login: None,
             ca_file: None,
             client_certificate: None,
             replicas: None,
@@ -80,6 +95,18 @@ impl NatsOptions {
     #[must_use]
     pub fn credentials_file(self, path: impl Into<PathBuf>) -> NatsOptions {
         NatsOptions { credentials_file: Some(path.into()), ..self }
+    }
+
+    /// The user and the password to connect with. They replace those in URLs.
+    #[must_use]
+    pub fn user_and_password(self, user: impl Into<String>, password: impl Into<String>) -> NatsOptions {
+        NatsOptions { login: Some(Login::User(user.into(), password.into())), ..self }
+    }
+
+    /// The token to connect with.
+    #[must_use]
+    pub fn token(self, token: impl Into<String>) -> NatsOptions {
+        NatsOptions { login: Some(Login::Token(token.into())), ..self }
     }
 
     /// A PEM file with the certificate authorities that the server's certificate is checked against. Without it

@@ -414,8 +414,9 @@ settings! {
         stream_replicas: usize = one(count(1..=5)).default("1");
         /// Age at which the stream drops events, where it is created.
         stream_age: Duration = one(any_time()).default("24h");
-        /// Bytes that the stream keeps, where it is created; at the bound it drops its oldest events.
-        stream_bytes: usize = one(size()).default("4GiB");
+        /// Bytes that the stream keeps, where it is created; at the bound it drops its oldest events. NATS
+        /// reserves them.
+        stream_bytes: usize = one(size()).default("1GiB");
         /// Credentials file for NATS, as `nsc` writes it: a JWT and a seed.
         nats_credentials: Option<PathBuf> = optional(path(), "none", "the connection has no credentials")
             .value_name("FILE");

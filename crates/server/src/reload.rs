@@ -13,6 +13,7 @@ use crate::control::{ControlLimits, CurrentLimits};
 use crate::fetched_keys::KEY_REMOVED;
 use crate::listen::Listening;
 use crate::rules::{CurrentRules, Rules};
+use crate::serve::log_filter;
 
 /// The parts of a running server that change.
 pub(crate) struct Running {
@@ -104,7 +105,7 @@ impl Running {
             store.set_limits(settings.store_limits());
         }
         if changes.made.contains(&"log") {
-            let set = (self.log)(EnvFilter::new(&settings.log));
+            let set = (self.log)(log_filter(&settings.log));
             if let Err(error) = set {
                 tracing::error!("the level of the log stays as it was: {error}");
             }

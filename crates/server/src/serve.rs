@@ -303,9 +303,18 @@ fn admin_listener(configuration: &Configuration) -> Result<Option<AdminSocket>, 
     }
 }
 
+/// The filter of the log with this text. The client library of NATS says of each connection what the server says
+/// itself, so it logs where it is named.
+pub(crate) fn log_filter(text: &str) -> EnvFilter {
+    match text.contains("async_nats") {
+        true => EnvFilter::new(text),
+        false => EnvFilter::new(format!("{text},async_nats=off")),
+    }
+}
+
 /// Starts the log, and gives what replaces its filter.
 fn start_log(filter: &str, format: LogFormat) -> SetLog {
-    let filter = EnvFilter::new(filter);
+    let filter = log_filter(filter);
     let log = tracing_subscriber::fmt().with_writer(LogWriter).log_internal_errors(false);
     match format {
         LogFormat::Text => {

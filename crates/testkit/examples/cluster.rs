@@ -35,9 +35,11 @@ impl Node {
     fn start(&mut self) -> Result<(), String> {
         let address = self.address.to_string();
         let mut command = Command::new(&self.program);
-        command.args(["serve", "--listen", &address, "--admin", "off", "--log", "error", "--nats", &self.nats]);
+        command
+            .args(["serve", "--listen", &address, "--admin", "off", "--log", "error", "--nats", &self.nats]);
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        self.process = Some(process.map_err(|error| format!("cannot start {}: {error}", self.program.display()))?);
+        self.process =
+            Some(process.map_err(|error| format!("cannot start {}: {error}", self.program.display()))?);
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             if ask(self.address, "GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -96,7 +98,12 @@ impl Seen {
 }
 
 /// Reads one stream until it ends.
-fn read_stream(address: SocketAddr, name: &str, seen: &mut Seen, is_over: &AtomicBool) -> std::io::Result<()> {
+fn read_stream(
+    address: SocketAddr,
+    name: &str,
+    seen: &mut Seen,
+    is_over: &AtomicBool,
+) -> std::io::Result<()> {
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     let resume = seen.last_id.as_ref().map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
@@ -151,7 +158,9 @@ fn read_stream(address: SocketAddr, name: &str, seen: &mut Seen, is_over: &Atomi
 fn retry(is_over: &AtomicBool, mut read: impl FnMut() -> std::io::Result<usize>) -> std::io::Result<usize> {
     loop {
         match read() {
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
                 if is_over.load(Ordering::Relaxed) {
                     return Ok(0);
                 }
@@ -212,7 +221,8 @@ fn run() -> Result<bool, String> {
     let is_over = Arc::new(AtomicBool::new(false));
     let (published, at) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let publisher = {
-        let (is_over, published, addresses) = (Arc::clone(&is_over), Arc::clone(&published), addresses.clone());
+        let (is_over, published, addresses) =
+            (Arc::clone(&is_over), Arc::clone(&published), addresses.clone());
         thread::spawn(move || {
             while !is_over.load(Ordering::Relaxed) {
                 let number = published.load(Ordering::Relaxed);
@@ -264,7 +274,9 @@ fn run() -> Result<bool, String> {
         seen.gaps
     );
     if stays {
-        println!("The cluster goes on until Enter is pressed. Open two of its pages, and publish on one of them.");
+        println!(
+            "The cluster goes on until Enter is pressed. Open two of its pages, and publish on one of them."
+        );
         let _ = std::io::stdin().read_line(&mut String::new());
     }
     Ok(seen.missing == 0 && seen.doubled == 0 && seen.gaps == 0 && seen.next > 0)

@@ -13,8 +13,16 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
-    must(cargo(["build", "--package", "fanfare-server"]))?;
-    must(cargo(["build", "--package", "fanfare-testkit", "--features", "nats", "--example", "cluster"]))?;
+    must(&mut cargo(["build", "--package", "fanfare-server"]))?;
+    must(&mut cargo([
+        "build",
+        "--package",
+        "fanfare-testkit",
+        "--features",
+        "nats",
+        "--example",
+        "cluster",
+    ]))?;
     let mut cluster = cargo(["run", "--quiet", "--package", "fanfare-testkit", "--features", "nats"]);
     cluster.args(["--example", "cluster", "--"]);
     cluster.arg(crate::target_directory().join("debug/fanfare"));

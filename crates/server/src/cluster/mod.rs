@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 use fanfare_backplane::{NatsBackplane, NatsOptions};
-use fanfare_config::Settings;
+use fanfare_config::{NatsUrl, Settings};
 
 use crate::health::{Health, SharedLogState};
 
@@ -37,11 +37,7 @@ pub(crate) fn connect(settings: &Settings) -> Result<Option<Arc<NatsBackplane>>,
 }
 
 fn options(settings: &Settings) -> Result<NatsOptions, String> {
-    let login = settings.nats_login.as_deref().map(read_login).transpose()?;
-    let servers = settings.nats.iter().map(|server| match &login {
-        Some(login) => server.as_str().replacen("://", &format!("://{login}@"), 1),
-        None => server.as_str().to_owned(),
-    });
+    let servers = settings.nats.iter().map(NatsUrl::as_str);
     let mut options = NatsOptions::new(servers)
         .stream(&settings.stream)
         .prefix(&settings.subject_prefix)
@@ -49,6 +45,12 @@ fn options(settings: &Settings) -> Result<NatsOptions, String> {
         .max_age(settings.stream_age)
         .max_bytes(settings.stream_bytes as u64)
         .submit_wait(settings.nats_wait);
+    if let Some(path) = &settings.nats_login {
+        options = match read_login(path)? {
+            Login::User(user, password) => options.user_and_password(user, password),
+            Login::Token(token) => options.token(token),
+        };
+    }
     if let Some(path) = &settings.nats_credentials {
         options = options.credentials_file(path);
     }
@@ -61,8 +63,14 @@ fn options(settings: &Settings) -> Result<NatsOptions, String> {
     Ok(options)
 }
 
-/// The login in this file, as a URL has it before its host.
-fn read_login(path: &Path) -> Result<String, String> {
+/// What a file of --nats-login has.
+#[derive(Debug, PartialEq, Eq)]
+enum Login {
+    User(String, String),
+    Token(String),
+}
+
+fn read_login(path: &Path) -> Result<Login, String> {
     let failed = |text: &str| format!("--nats-login: {} {text}", path.display());
     let length = fs::metadata(path).map_err(|error| failed(&format!("cannot be read: {error}")))?.len();
     if length > LOGIN_BYTES {
@@ -74,16 +82,9 @@ fn read_login(path: &Path) -> Result<String, String> {
         return Err(failed("is no login: write one line, USER:PASSWORD or a token"));
     }
     Ok(match line.split_once(':') {
-        Some((user, password)) => format!("{}:{}", escaped(user), escaped(password)),
-        None => escaped(line),
+        Some((user, password)) => Login::User(user.to_owned(), password.to_owned()),
+        None => Login::Token(line.to_owned()),
     })
-}
-
-/// A text in the user information of a URL (RFC 3986, section 3.2.1).
-fn escaped(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let escape = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    text.bytes().map(escape).collect()
 }
 
 /// Looks after the connection with the shared log: readiness, and lines of the log of the server.
@@ -103,10 +104,15 @@ impl Watch {
             (false, false) => SharedLogState::Unreachable,
         };
         health.set_shared_log(state);
-        if self.before.replace(state) != Some(state) {
+        let before = self.before.replace(state);
+        // A server that starts is behind at first.
+        if before != Some(state) && (before.is_some() || state != SharedLogState::Behind) {
             match state {
                 SharedLogState::CaughtUp => {
-                    tracing::info!(newest = status.stream_last, "this server has caught up with the shared log");
+                    tracing::info!(
+                        newest = status.stream_last,
+                        "this server has caught up with the shared log"
+                    );
                 }
                 SharedLogState::Behind => {
                     tracing::warn!(events = status.behind, "this server is behind the shared log");
@@ -134,8 +140,8 @@ mod tests {
             fs::write(&path, text).unwrap();
             read_login(&path)
         };
-        assert_eq!(read("me:p@ss/w:rd\n").as_deref(), Ok("me:p%40ss%2Fw%3Ard"));
-        assert_eq!(read("t0ken~").as_deref(), Ok("t0ken~"));
+        assert_eq!(read("me:p@ss/w:rd\n"), Ok(Login::User("me".to_owned(), "p@ss/w:rd".to_owned())));
+        assert_eq!(read("t0ken~"), Ok(Login::Token("t0ken~".to_owned())));
         for text in ["", "\n", "a\nb\n", "a\r\n"] {
             assert!(read(text).unwrap_err().contains("write one line"), "{text:?}");
         }
