@@ -23,6 +23,9 @@ use crate::server::{self, Plan, Server};
 
 const NODES: usize = 3;
 
+/// The port of each node, on an address of its own.
+const PORT: u16 = 8840;
+
 /// Subscribers that stay for all scripts of a world.
 const SUBSCRIBERS: usize = 36;
 
@@ -648,7 +651,8 @@ fn plan(
         program: server::find_program()?,
         // Nodes of both kinds share a log.
         backend: if index == 1 { "io-uring" } else { "epoll" }.to_owned(),
-        listen: SocketAddr::from((host, 0)),
+        // A node that begins again in the same process has the port that its options name.
+        listen: SocketAddr::from((host, PORT)),
         shards: 2,
         bounds: server::LARGE,
         descriptors: None,
