@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use fanfare::{Backend, Cursor, Engine, Event, StoreOptions, Topic, WireFormat};
+use fanfare::{Backend, Builder, Cursor, Engine, Event, StoreOptions, Topic, WireFormat};
+use fanfare_backplane::{NatsBackplane, NatsOptions};
 use fanfare_bench::bare::{Bare, Way};
 use fanfare_bench::client::{Discard, Plan, Reader};
 use fanfare_bench::engine::{self, Measured, patiently};
@@ -45,6 +46,9 @@ struct Options {
     /// Measure engines with a durable store, too; their logs are made in this directory and removed
     #[arg(long, value_name = "DIRECTORY")]
     data: Option<PathBuf>,
+    /// Measure engines that share a log on this NATS server, too
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
 }
 
 /// A way to bring an event to everyone.
@@ -54,10 +58,19 @@ enum Variant {
     Engine(usize),
 }
 
-/// An engine, and the thread of its durable store.
+/// An engine, and what it has beside its shard.
 struct Contender {
     engine: Measured,
-    store: Option<ThreadClock>,
+    beside: Option<Beside>,
+}
+
+/// A log that an engine has outside of its memory, and the threads that look after it.
+struct Beside {
+    name: &'static str,
+    key: &'static str,
+    threads: Vec<ThreadClock>,
+    /// The engine of the same backend without it.
+    without: usize,
 }
 
 /// Everything that the variants share.
@@ -80,7 +93,7 @@ struct Figures {
     total: Vec<f64>,
     /// The part of the kernel's thread.
     softirq: Vec<f64>,
-    /// The store's thread, which is not in the total: it works beside the shard, once for each group.
+    /// The threads beside the shard, which are not in the total: they work once for each event.
     store: Vec<f64>,
 }
 
@@ -124,6 +137,25 @@ fn run(options: &Options) -> Outcome<()> {
     options.data.as_ref().map_or(Ok(()), |data| Ok(fs::remove_dir_all(data)?))
 }
 
+impl Contender {
+    /// Starts an engine with a log outside of its memory, and finds the threads that start with it.
+    fn start(
+        builder: Builder,
+        backend: Backend,
+        name: &'static str,
+        key: &'static str,
+        without: usize,
+        threads: &[&str],
+    ) -> Outcome<Contender> {
+        let before: Vec<_> = threads.iter().map(|thread| machine::threads_named(thread)).collect();
+        let engine = Measured::start_with(builder, backend, engine::quiet_limits())?;
+        let new = threads.iter().zip(&before);
+        let threads: Outcome<Vec<ThreadClock>> =
+            new.map(|(name, before)| Ok(ThreadClock::of(machine::new_thread(name, before)?))).collect();
+        Ok(Contender { engine, beside: Some(Beside { name, key, threads: threads?, without }) })
+    }
+}
+
 impl Bench {
     fn set_up(options: &Options, backends: &[Backend], cores: Cores) -> Outcome<(Bench, Vec<Variant>)> {
         let topic = Topic::new("bench")?;
@@ -131,14 +163,28 @@ impl Bench {
         let mut engines = Vec::new();
         for &backend in backends {
             let engine = Measured::start(backend, engine::quiet_limits())?;
-            engines.push(Contender { engine, store: None });
-            let Some(data) = &options.data else { continue };
-            let store = engine::open_store(&data.join(machine::key(backend)), LogLimits::default())?;
-            let before = machine::threads_named("fanfare-store");
-            let builder = Engine::builder().store(StoreOptions::new(Arc::new(store)));
-            let engine = Measured::start_with(builder, backend, engine::quiet_limits())?;
-            let thread = machine::new_thread("fanfare-store", &before)?;
-            engines.push(Contender { engine, store: Some(ThreadClock::of(thread)) });
+            let without = engines.len();
+            engines.push(Contender { engine, beside: None });
+            if let Some(data) = &options.data {
+                let store = engine::open_store(&data.join(machine::key(backend)), LogLimits::default())?;
+                let builder = Engine::builder().store(StoreOptions::new(Arc::new(store)));
+                let (name, key) = ("store", "store");
+                engines.push(Contender::start(builder, backend, name, key, without, &["fanfare-store"])?);
+            }
+            if let Some(url) = &options.nats {
+                let stream = format!("BENCH_{}_{without}", std::process::id());
+                let nats = NatsOptions::new([url]).stream(&stream).prefix(stream.to_lowercase());
+                // It has a thread of its own before the engine starts.
+                let before = machine::threads_named("fanfare-nats");
+                let backplane = NatsBackplane::connect(nats)?;
+                let connection = ThreadClock::of(machine::new_thread("fanfare-nats", &before)?);
+                let builder = Engine::builder().backplane(backplane);
+                let (name, key) = ("shared log", "shared_log");
+                let mut contender =
+                    Contender::start(builder, backend, name, key, without, &["fanfare-feed"])?;
+                contender.beside.iter_mut().for_each(|beside| beside.threads.push(connection));
+                engines.push(contender);
+            }
         }
         let bare = Bare::start(cores.server, count)?;
         affinity::pin(cores.client)?;
@@ -190,14 +236,14 @@ impl Bench {
                 let index = (turn + round / 2) % variants.len();
                 let index = if round % 2 == 0 { index } else { variants.len() - 1 - index };
                 self.events = before;
-                let (softirq_before, store_before) = (self.softirq.now(), self.store_cpu(variants[index]));
+                let (softirq_before, store_before) = (self.softirq.now(), self.beside_cpu(variants[index]));
                 let cpu = self.turn(variants[index], options.events_per_round)?;
                 let softirq = self.softirq.now() - softirq_before;
                 if round >= WARM_UP {
                     let per_delivery = |time: Duration| time.as_nanos() as f64 / deliveries;
                     figures[index].total.push(per_delivery(cpu + softirq));
                     figures[index].softirq.push(per_delivery(softirq));
-                    let store = self.store_cpu(variants[index]).saturating_sub(store_before);
+                    let store = self.beside_cpu(variants[index]).saturating_sub(store_before);
                     figures[index].store.push(per_delivery(store));
                 }
             }
@@ -239,19 +285,20 @@ impl Bench {
         }
     }
 
-    fn store_cpu(&self, variant: Variant) -> Duration {
+    fn beside_cpu(&self, variant: Variant) -> Duration {
         match variant {
             Variant::Bare(_) => Duration::ZERO,
             Variant::Engine(index) => {
-                self.engines[index].store.as_ref().map_or(Duration::ZERO, ThreadClock::now)
+                let beside = self.engines[index].beside.as_ref();
+                beside.map_or(Duration::ZERO, |beside| beside.threads.iter().map(ThreadClock::now).sum())
             }
         }
     }
 
-    /// The same engine without a store, where this one has one.
-    fn without_store(&self, variant: Variant) -> Option<Variant> {
+    /// What this engine has beside its shard.
+    fn beside(&self, variant: Variant) -> Option<&Beside> {
         let Variant::Engine(index) = variant else { return None };
-        self.engines[index].store.as_ref().map(|_| Variant::Engine(index - 1))
+        self.engines[index].beside.as_ref()
     }
 
     /// The next event as an engine encodes it, with a number of the same length.
@@ -268,8 +315,9 @@ impl Bench {
             Variant::Bare(Way::Loop) => "bare send(2) loop".to_owned(),
             Variant::Bare(Way::Ring) => "bare io_uring batch".to_owned(),
             Variant::Engine(index) => {
-                let Contender { engine, store } = &self.engines[index];
-                format!("engine on {}{}", engine.backend, if store.is_some() { ", store" } else { "" })
+                let Contender { engine, beside } = &self.engines[index];
+                let beside = beside.as_ref().map_or(String::new(), |beside| format!(", {}", beside.name));
+                format!("engine on {}{beside}", engine.backend)
             }
         }
     }
@@ -279,12 +327,9 @@ impl Bench {
             Variant::Bare(Way::Loop) => "bare".to_owned(),
             Variant::Bare(Way::Ring) => "bare_io_uring".to_owned(),
             Variant::Engine(index) => {
-                let Contender { engine, store } = &self.engines[index];
-                format!(
-                    "{}{}",
-                    machine::key(engine.backend),
-                    if store.is_some() { "_with_store" } else { "" }
-                )
+                let Contender { engine, beside } = &self.engines[index];
+                let beside = beside.as_ref().map_or(String::new(), |beside| format!("_with_{}", beside.key));
+                format!("{}{beside}", machine::key(engine.backend))
             }
         }
     }
@@ -319,17 +364,18 @@ fn report(prefix: &str, bench: &Bench, variants: &[Variant], figures: &[Figures]
             println!("{:<20} beside the loop {ratio:.3}", "");
             lines.push(format!("{prefix}ratio_{}={:.3}", bench.key(variant), ratio.median));
         }
-        let without = bench.without_store(variant);
-        let without = without.and_then(|without| variants.iter().position(|variant| *variant == without));
-        if let Some(without) = without {
+        if let Some(beside) = bench.beside(variant)
+            && let Some(without) = variants.iter().position(|it| *it == Variant::Engine(beside.without))
+        {
             let pairs = own.total.iter().zip(&figures[without].total);
             let ratio = Spread::of(pairs.map(|(own, without)| own / without));
-            let thread = Spread::of(own.store.iter().copied()).median;
+            let threads = Spread::of(own.store.iter().copied()).median;
+            let name = beside.name;
             println!(
-                "{:<20} beside the engine without a store {ratio:.3}; the store's thread {thread:.0} ns",
+                "{:<20} beside the engine without a {name} {ratio:.3}; the threads of the {name} {threads:.0} ns",
                 ""
             );
-            lines.push(format!("{prefix}store_ratio_{}={:.3}", bench.key(variant), ratio.median));
+            lines.push(format!("{prefix}{}_ratio_{}={:.3}", beside.key, bench.key(variant), ratio.median));
         }
     }
     lines

@@ -71,6 +71,20 @@ impl NatsBackplane {
         Ok(Arc::new(NatsBackplane { shared, queue, runtime, reader, threads }))
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// What is different between the stream and the options, for the log of the program: replicas, age, size and
+    /// duplicate window. The stream is as somebody has set it, and serves as well.
+    pub fn differences(&self) -> &[String] {
+        &self.shared.differences
+    }
+
     /// What it does and has done.
     pub fn status(&self) -> NatsStatus {
         self.shared.status()
@@ -187,12 +201,14 @@ fn run(options: NatsOptions, result: &channel::SyncSender<Result<Started, Connec
         };
         let submitter = Submitter::new(Arc::clone(&shared), receiver);
         tokio::spawn(Watcher::new(Arc::clone(&shared)).run());
+        let nodes = tokio::spawn(Arc::clone(&shared.nodes).run(Arc::clone(&shared)));
         let mut end = shared.end.subscribe();
         let _ = result.send(Ok(Started { shared: Arc::clone(&shared), queue, runtime: Handle::current() }));
         if let Err(error) = submitter.run().await {
             shared.link.note_error(format!("acknowledgements cannot be received: {error}"));
         }
         while !*end.borrow() && end.changed().await.is_ok() {}
+        let _ = tokio::time::timeout(Duration::from_millis(500), nodes).await;
         let _ = tokio::time::timeout(Duration::from_millis(500), shared.link.client().flush()).await;
     });
     runtime.shutdown_timeout(Duration::from_secs(1));

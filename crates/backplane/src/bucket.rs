@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::api::{Api, ApiError, code};
+use crate::keep::is_deleted;
 use crate::link::Link;
 
 /// A key-value bucket.
@@ -25,6 +26,8 @@ pub(crate) struct Entry {
     pub(crate) value: Bytes,
     /// The number that a change of exactly this value has to name; zero: there was never a value.
     pub(crate) revision: u64,
+    /// The key was deleted.
+    pub(crate) is_deleted: bool,
 }
 
 /// What became of a change.
@@ -74,7 +77,9 @@ impl Bucket {
 
     pub(crate) async fn get(&self, key: &str, patience: Duration) -> Result<Entry, ApiError> {
         let found = self.api.last_message(&self.subject(key), patience).await?;
-        Ok(found.map_or(Entry { value: Bytes::new(), revision: 0 }, |found| Entry {
+        let none = Entry { value: Bytes::new(), revision: 0, is_deleted: false };
+        Ok(found.map_or(none, |found| Entry {
+            is_deleted: is_deleted(&found.stored),
             value: found.stored.payload,
             revision: found.stored.number,
         }))
@@ -104,7 +109,11 @@ impl Bucket {
         }
     }
 
-    fn subject(&self, key: &str) -> String {
+    pub(crate) fn api(&self) -> &Api {
+        &self.api
+    }
+
+    pub(crate) fn subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.name)
     }
 }

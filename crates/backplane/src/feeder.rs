@@ -16,6 +16,7 @@ use fanfare::LogBreak;
 use fanfare_store::Record;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::api::StreamInfo;
 use crate::consumer::{Ended, Filter, Incoming, Reading, Received};
 use crate::epoch;
 use crate::shared::Shared;
@@ -74,6 +75,13 @@ pub(crate) fn new(shared: Arc<Shared>, after: u64) -> (Feeder, Channel) {
     (feeder, Channel { items, room })
 }
 
+impl Drop for Channel {
+    /// The task does not wait for a thread that has ended.
+    fn drop(&mut self) {
+        self.room.close();
+    }
+}
+
 impl Feeder {
     /// Reads the stream until the engine ends or cannot go on.
     pub(crate) async fn run(mut self) {
@@ -88,6 +96,13 @@ impl Feeder {
             }
             if !reading.is_open() && !std::mem::take(&mut is_first) {
                 self.shared.counts.recreations.fetch_add(1, Ordering::Relaxed);
+            }
+            if !reading.is_open() && self.is_same_stream().await.is_err() {
+                self.shared.link.changed().await;
+                continue;
+            }
+            if reading.prepare().await.is_ok() {
+                self.shared.set_live(true);
             }
             let next = tokio::select! {
                 next = reading.next(SILENCE) => next,
@@ -175,12 +190,28 @@ impl Feeder {
         if number == self.newest + 1 {
             return Ok(());
         }
-        let info = self.shared.api.stream_info(LOOK).await.map_err(|_| ())?;
-        if info.created == self.shared.created && info.gone() > self.newest {
+        let info = self.is_same_stream().await?;
+        if info.gone() > self.newest {
             self.shared.break_off(LogBreak::Lost { up_to: info.gone() });
             return Err(());
         }
         Ok(())
+    }
+
+    /// Looks whether the stream is still the same one. An error: it is not, or cannot be looked at.
+    async fn is_same_stream(&self) -> Result<StreamInfo, ()> {
+        let generation = self.shared.link.generation().ok_or(())?;
+        match self.shared.api.stream_info(LOOK).await {
+            Ok(info) if self.shared.is_same_stream(&info) => {
+                self.shared.note_info(&info, generation);
+                Ok(info)
+            }
+            Ok(_) => Err(()),
+            Err(error) => {
+                self.shared.link.note_error(format!("the stream cannot be looked at: {error}"));
+                Err(())
+            }
+        }
     }
 
     /// The server may have lost what it had acknowledged: numbers come again.

@@ -11,7 +11,7 @@
 //! let backplane = NatsBackplane::connect(NatsOptions::new(["nats://127.0.0.1:4222"]))?;
 //! let engine = fanfare::Engine::builder().backplane(backplane.clone()).start()?;
 //! assert!(backplane.status().is_connected);
-//! # engine.stop();
+//! # engine.stop(std::time::Duration::ZERO)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -60,12 +60,15 @@
 mod api;
 mod backplane;
 mod bucket;
+mod cluster;
 mod consumer;
 mod epoch;
 mod error;
 mod feeder;
+mod keep;
 mod link;
 mod message;
+mod nodes;
 mod options;
 mod probe;
 mod reader;
@@ -79,9 +82,12 @@ mod verdict;
 mod watcher;
 
 pub use backplane::NatsBackplane;
+pub use cluster::SharedValue;
 pub use error::{ConnectError, ConnectErrorKind};
+pub use keep::KeepError;
 pub use message::{
     ID_HEADER, NO_DATA_HEADER, PRIVATE_HEADER, RESERVED_ID_PREFIX, RETRY_HEADER, TOPICS_HEADER, TYPE_HEADER,
 };
+pub use nodes::TellError;
 pub use options::NatsOptions;
 pub use status::NatsStatus;

@@ -256,11 +256,13 @@ async fn settings(options: &NatsOptions, events: &Arc<Events>) -> Result<Connect
             let events = Arc::clone(&events);
             async move { events.note(&event) }
         });
-    settings = match options.login.clone() {
-        Some(Login::User(user, password)) => settings.user_and_password(user, password),
-        Some(Login::Token(token)) => settings.token(token),
-        None => settings,
-    };
+    match &options.login {
+        Some(Login::User(name, password)) => {
+            settings = settings.user_and_password(name.clone(), password.clone());
+        }
+        Some(Login::Token(token)) => settings = settings.token(token.clone()),
+        None => {}
+    }
     if let Some(path) = &options.credentials_file {
         let read = settings.credentials_file(path).await;
         settings = read.map_err(|error| {

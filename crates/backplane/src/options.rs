@@ -13,13 +13,14 @@ pub struct NatsOptions {
     pub(crate) prefix: String,
     pub(crate) name: String,
     pub(crate) credentials_file: Option<PathBuf>,
-    pub(crate) login: Option<Login>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) client_certificate: Option<(PathBuf, PathBuf)>,
-    pub(crate) replicas: Option<usize>,
-    pub(crate) max_age: Option<Duration>,
-    pub(crate) max_bytes: Option<u64>,
-    pub(crate) duplicate_window: Option<Duration>,
+    pub(crate) login: Option<Login>,
+    pub(crate) replicas: usize,
+    pub(crate) max_age: Duration,
+    pub(crate) max_bytes: u64,
+    pub(crate) duplicate_window: Duration,
+    pub(crate) is_strict: bool,
     pub(crate) connect_wait: Duration,
     pub(crate) submit_wait: Duration,
     pub(crate) ack_wait: Duration,
@@ -27,27 +28,14 @@ pub struct NatsOptions {
     pub(crate) queue_bytes: usize,
 }
 
-/// What a client shows of itself. It is never printed.
+/// What a client shows.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Login {
     User(String, String),
     Token(String),
 }
 
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(a login)")
-    }
-}
-
 impl NatsOptions {
-    /// The age at which a stream that this node creates drops events: one day.
-    pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-    /// The size at which a stream that this node creates drops its oldest events: 1 GiB.
-    pub const DEFAULT_MAX_BYTES: u64 = 1 << 30;
-    /// The duplicate window of a stream that this node creates: two minutes, as NATS has it by default.
-    pub const DEFAULT_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-
     /// These servers, of one cluster. A URL is `nats://host:port` or `tls://host:port`, and may contain a user
     /// and a password: `nats://user:password@host:port`.
     pub fn new(servers: impl IntoIterator<Item = impl Into<String>>) -> NatsOptions {
@@ -57,13 +45,14 @@ impl NatsOptions {
             prefix: "fanfare".to_owned(),
             name: "fanfare".to_owned(),
             credentials_file: None,
-            login: None,
             ca_file: None,
             client_certificate: None,
-            replicas: None,
-            max_age: None,
-            max_bytes: None,
-            duplicate_window: None,
+            login: None,
+            replicas: 1,
+            max_age: Duration::from_secs(24 * 3600),
+            max_bytes: 1 << 30,
+            duplicate_window: Duration::from_secs(120),
+            is_strict: false,
             connect_wait: Duration::from_secs(10),
             submit_wait: Duration::from_secs(2),
             ack_wait: Duration::from_secs(5),
@@ -97,18 +86,6 @@ impl NatsOptions {
         NatsOptions { credentials_file: Some(path.into()), ..self }
     }
 
-    /// The user and the password to connect with. They replace those in URLs.
-    #[must_use]
-    pub fn user_and_password(self, user: impl Into<String>, password: impl Into<String>) -> NatsOptions {
-        NatsOptions { login: Some(Login::User(user.into(), password.into())), ..self }
-    }
-
-    /// The token to connect with.
-    #[must_use]
-    pub fn token(self, token: impl Into<String>) -> NatsOptions {
-        NatsOptions { login: Some(Login::Token(token.into())), ..self }
-    }
-
     /// A PEM file with the certificate authorities that the server's certificate is checked against. Without it
     /// these are the machine's own.
     #[must_use]
@@ -122,34 +99,50 @@ impl NatsOptions {
         NatsOptions { client_certificate: Some((certificate.into(), key.into())), ..self }
     }
 
-    /// How many servers of the cluster have a copy of the stream. Where it is not set, a stream is created with
-    /// one, and one that is there may have any number.
+    /// A user and a password, where the URLs have none.
+    #[must_use]
+    pub fn user(self, name: impl Into<String>, password: impl Into<String>) -> NatsOptions {
+        NatsOptions { login: Some(Login::User(name.into(), password.into())), ..self }
+    }
+
+    /// A token, in place of a user.
+    #[must_use]
+    pub fn token(self, token: impl Into<String>) -> NatsOptions {
+        NatsOptions { login: Some(Login::Token(token.into())), ..self }
+    }
+
+    /// How many servers of the cluster have a copy of a stream that this node creates; 1 by default.
     #[must_use]
     pub fn replicas(self, replicas: usize) -> NatsOptions {
-        NatsOptions { replicas: Some(replicas), ..self }
+        NatsOptions { replicas, ..self }
     }
 
-    /// The age at which the stream drops events; zero: never. Where it is not set, a stream is created with
-    /// [`NatsOptions::DEFAULT_MAX_AGE`], and one that is there may have any.
+    /// The age at which a stream that this node creates drops events; zero: never. One day by default.
     #[must_use]
     pub fn max_age(self, age: Duration) -> NatsOptions {
-        NatsOptions { max_age: Some(age), ..self }
+        NatsOptions { max_age: age, ..self }
     }
 
-    /// The size of the stream in bytes at which it drops its oldest events; zero: never. Where it is not set, a
-    /// stream is created with [`NatsOptions::DEFAULT_MAX_BYTES`], and one that is there may have any.
+    /// The size in bytes at which a stream that this node creates drops its oldest events; zero: never. 1 GiB by
+    /// default.
     #[must_use]
     pub fn max_bytes(self, bytes: u64) -> NatsOptions {
-        NatsOptions { max_bytes: Some(bytes), ..self }
+        NatsOptions { max_bytes: bytes, ..self }
     }
 
-    /// For how long the stream knows the ids of messages. An event that is published again within this time is
-    /// not added again. Where it is not set, a stream is created with
-    /// [`NatsOptions::DEFAULT_DUPLICATE_WINDOW`], and one that is there may have any that is at least twice
-    /// [`NatsOptions::ack_wait`].
+    /// For how long a stream that this node creates knows the ids of messages; two minutes by default, as NATS has
+    /// it. An event that is published again within this time is not added again. Of a stream that is there it has
+    /// to be at least twice [`NatsOptions::ack_wait`].
     #[must_use]
     pub fn duplicate_window(self, window: Duration) -> NatsOptions {
-        NatsOptions { duplicate_window: Some(window), ..self }
+        NatsOptions { duplicate_window: window, ..self }
+    }
+
+    /// Refuses a stream that is there and has other replicas, another age, size or duplicate window than these
+    /// options say. Without it, the differences are told: [`crate::NatsBackplane::differences`].
+    #[must_use]
+    pub fn strict(self, is_strict: bool) -> NatsOptions {
+        NatsOptions { is_strict, ..self }
     }
 
     /// How long [`crate::NatsBackplane::connect`] tries; 10 s by default.
@@ -188,9 +181,11 @@ impl NatsOptions {
             let is_named_by = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             !name.is_empty() && name.len() <= 64 && name.bytes().all(is_named_by)
         };
-        if !is_name(&self.stream) {
+        let is_stream_named_by = |byte: u8| byte.is_ascii_graphic() && !b".*>/\\".contains(&byte);
+        let length = self.stream.len();
+        if !(1..=64).contains(&length) || !self.stream.bytes().all(is_stream_named_by) {
             return wrong(format!(
-                "{:?} is no name of a stream; use up to 64 letters, digits, '-' and '_'",
+                "{:?} is no name of a stream; use up to 64 letters, digits and signs, without dots, slashes, '*' and '>'",
                 self.stream
             ));
         }
@@ -200,7 +195,7 @@ impl NatsOptions {
                 self.prefix
             ));
         }
-        if self.replicas.is_some_and(|replicas| !(1..=5).contains(&replicas)) {
+        if !(1..=5).contains(&self.replicas) {
             return wrong("a stream has 1 to 5 replicas; set a number in this range".to_owned());
         }
         Ok(())

@@ -11,8 +11,10 @@ use tokio::sync::{Notify, watch};
 use crate::api::{Api, StreamInfo};
 use crate::bucket::Bucket;
 use crate::link::Link;
+use crate::nodes::Nodes;
 use crate::options::NatsOptions;
 use crate::status::NatsStatus;
+use crate::stream;
 use crate::sync::lock;
 use crate::topics::Subjects;
 
@@ -26,9 +28,12 @@ pub(crate) struct Shared {
     pub(crate) link: Arc<Link>,
     pub(crate) api: Api,
     pub(crate) bucket: Bucket,
+    pub(crate) nodes: Arc<Nodes>,
     pub(crate) epoch: Epoch,
     /// When the stream was created, as the server writes it.
     pub(crate) created: String,
+    /// What is different between the stream and the options.
+    pub(crate) differences: Vec<String>,
     /// The end was asked for.
     pub(crate) end: watch::Sender<bool>,
     pub(crate) counts: Counts,
@@ -94,8 +99,11 @@ impl Shared {
         info: &StreamInfo,
         end: watch::Sender<bool>,
     ) -> Shared {
+        let differences = stream::differences(&info.config, &options);
         let shared = Shared {
+            differences: differences.iter().map(ToString::to_string).collect(),
             subjects: Subjects::new(&options.prefix),
+            nodes: Arc::new(Nodes::new(Arc::clone(api.link()), &options.name, &options.stream)),
             link: Arc::clone(api.link()),
             options,
             api,
@@ -201,6 +209,16 @@ impl Shared {
     /// Does something with the feed. `None`: it has broken off.
     pub(crate) fn with_feed<T>(&self, act: impl FnOnce(&Feed) -> T) -> Option<T> {
         self.feed.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
+    }
+
+    /// Whether the stream is the one that this node began with. Where it is not, the engine cannot go on.
+    pub(crate) fn is_same_stream(&self, info: &StreamInfo) -> bool {
+        let is_same = info.created == self.created;
+        if !is_same {
+            let what = format!("the stream {} was created anew", self.options.stream);
+            self.break_off(LogBreak::NewEpoch(what));
+        }
+        is_same
     }
 
     /// The engine cannot go on with this stream: the thread that feeds it is told.

@@ -10,6 +10,15 @@ use crate::options::NatsOptions;
 use crate::topics::Subjects;
 use crate::{ConnectError, ConnectErrorKind};
 
+/// A setting of a stream that is not as the options say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    setting: &'static str,
+    is: i64,
+    wanted: i64,
+    unit: &'static str,
+}
+
 /// Finds the stream, or creates it, and checks it.
 pub(crate) async fn open(
     api: &Api,
@@ -51,7 +60,7 @@ async fn create(api: &Api, options: &NatsOptions, patience: Duration) -> Result<
 
 /// What a stream is created with.
 fn wanted_config(options: &NatsOptions) -> Value {
-    let max_bytes = options.max_bytes.unwrap_or(NatsOptions::DEFAULT_MAX_BYTES);
+    let max_bytes = options.max_bytes;
     json!({
         "name": options.stream,
         "description": "Events of Fanfare, in the order in which all nodes deliver them",
@@ -59,13 +68,13 @@ fn wanted_config(options: &NatsOptions) -> Value {
         "retention": "limits",
         "storage": "file",
         "discard": "old",
-        "max_age": nanoseconds(options.max_age.unwrap_or(NatsOptions::DEFAULT_MAX_AGE)),
+        "max_age": nanoseconds(options.max_age),
         "max_bytes": if max_bytes == 0 { -1 } else { i64::try_from(max_bytes).unwrap_or(i64::MAX) },
         "max_msgs": -1,
         "max_msgs_per_subject": -1,
         "max_msg_size": -1,
         "max_consumers": -1,
-        "num_replicas": options.replicas.unwrap_or(1),
+        "num_replicas": options.replicas,
         "duplicate_window": nanoseconds(window_at_creation(options)),
         "allow_direct": true,
     })
@@ -73,10 +82,9 @@ fn wanted_config(options: &NatsOptions) -> Value {
 
 /// The duplicate window of a new stream. It cannot be longer than events live.
 fn window_at_creation(options: &NatsOptions) -> Duration {
-    let window = options.duplicate_window.unwrap_or(NatsOptions::DEFAULT_DUPLICATE_WINDOW);
-    match options.max_age.unwrap_or(NatsOptions::DEFAULT_MAX_AGE) {
-        Duration::ZERO => window,
-        age => window.min(age),
+    match options.max_age {
+        Duration::ZERO => options.duplicate_window,
+        age => options.duplicate_window.min(age),
     }
 }
 
@@ -134,33 +142,38 @@ fn check(config: &Value, options: &NatsOptions) -> Result<(), ConnectError> {
         let wanted = format!("at least {least} ns");
         return mismatch("duplicate_window", format!("{window} ns"), &wanted, &edit);
     }
-    check_told(config, options, |setting, is, wanted| {
-        mismatch(setting, is, wanted, &format!("{edit}, {set}"))
-    })
+    match differences(config, options).first().filter(|_| options.is_strict) {
+        Some(Difference { setting, is, wanted, unit }) => {
+            mismatch(setting, format!("{is}{unit}"), &format!("{wanted}{unit}"), &format!("{edit}, {set}"))
+        }
+        None => Ok(()),
+    }
 }
 
-/// Compares the settings that the options name.
-fn check_told(
-    config: &Value,
-    options: &NatsOptions,
-    mismatch: impl Fn(&str, String, &str) -> Result<(), ConnectError>,
-) -> Result<(), ConnectError> {
-    let replicas = config["num_replicas"].as_u64().unwrap_or(1);
-    if let Some(wanted) = options.replicas.filter(|wanted| *wanted as u64 != replicas) {
-        return mismatch("num_replicas", replicas.to_string(), &wanted.to_string());
+/// What is different from the options, where a node can do with either.
+pub(crate) fn differences(config: &Value, options: &NatsOptions) -> Vec<Difference> {
+    let wanted = wanted_config(options);
+    // Servers write a bound that is none as zero or as -1.
+    let number = |config: &Value, setting: &str| config[setting].as_i64().unwrap_or_default().max(0);
+    let settings = ["num_replicas", "max_age", "max_bytes", "duplicate_window"];
+    let differences = settings.map(|setting| Difference {
+        setting,
+        is: number(config, setting),
+        wanted: number(&wanted, setting),
+        unit: match setting {
+            "max_bytes" => " bytes",
+            "num_replicas" => "",
+            _ => " ns",
+        },
+    });
+    differences.into_iter().filter(|difference| difference.is != difference.wanted).collect()
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Difference { setting, is, wanted, unit } = self;
+        write!(f, "{setting} is {is}{unit}, and the options say {wanted}{unit}")
     }
-    let times = [("max_age", options.max_age), ("duplicate_window", options.duplicate_window)];
-    for (setting, wanted) in times {
-        let is = config[setting].as_u64().unwrap_or_default();
-        if let Some(wanted) = wanted.map(nanoseconds).filter(|wanted| *wanted != is) {
-            return mismatch(setting, format!("{is} ns"), &format!("{wanted} ns"));
-        }
-    }
-    let bytes = config["max_bytes"].as_i64().unwrap_or(-1).max(0) as u64;
-    if let Some(wanted) = options.max_bytes.filter(|wanted| *wanted != bytes) {
-        return mismatch("max_bytes", bytes.to_string(), &wanted.to_string());
-    }
-    Ok(())
 }
 
 /// What to do about a call that has failed while the node starts.
@@ -230,15 +243,19 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_was_told_has_to_be_the_same() {
+    fn a_setting_that_is_different_is_told_or_refused() {
         let config = wanted_config(&options());
+        assert_eq!(differences(&config, &options()), []);
         for (told, setting) in [
             (options().replicas(3), "num_replicas"),
-            (options().max_age(Duration::from_secs(60)), "max_age"),
+            (options().max_age(Duration::from_secs(600)), "max_age"),
             (options().max_bytes(7), "max_bytes"),
             (options().duplicate_window(Duration::from_secs(60)), "duplicate_window"),
         ] {
-            let error = check(&config, &told).unwrap_err();
+            check(&config, &told).unwrap();
+            let said: Vec<String> = differences(&config, &told).iter().map(Difference::to_string).collect();
+            assert!(said.len() == 1 && said[0].starts_with(setting), "{said:?}");
+            let error = check(&config, &told.strict(true)).unwrap_err();
             assert!(error.to_string().contains(&format!("the setting {setting} = ")), "{error}");
         }
     }

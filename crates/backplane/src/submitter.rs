@@ -126,6 +126,8 @@ impl Submitter {
         let mut answers = self.shared.link.client().subscribe(inbox).await?;
         let mut end = self.shared.end.subscribe();
         while !*end.borrow() {
+            let is_idle = self.in_flight.is_empty() && self.waiting.is_empty();
+            let tick = if is_idle { Duration::from_secs(1) } else { TICK };
             tokio::select! {
                 biased;
                 _ = end.changed() => break,
@@ -135,7 +137,7 @@ impl Submitter {
                 }
                 Some(compared) = self.compared.1.recv() => self.take_compared(compared),
                 Some(queued) = self.queue.recv() => self.waiting.push_back((queued, Instant::now())),
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(tick) => {}
             }
             while let Ok(queued) = self.queue.try_recv() {
                 self.waiting.push_back((queued, Instant::now()));

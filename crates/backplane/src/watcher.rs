@@ -105,9 +105,7 @@ impl Watcher {
     }
 
     async fn take(&mut self, info: &StreamInfo, generation: u64, delivered: u64) {
-        if info.created != self.shared.created {
-            let what = format!("the stream {} was created anew", self.shared.options.stream);
-            self.shared.break_off(LogBreak::NewEpoch(what));
+        if !self.shared.is_same_stream(info) {
             return;
         }
         if info.last < delivered {
@@ -144,7 +142,7 @@ impl Watcher {
 
     async fn restore_epoch(&self) -> Result<(), ApiError> {
         let shared = &self.shared;
-        let replicas = shared.options.replicas.unwrap_or(1) as u64;
+        let replicas = shared.options.replicas as u64;
         shared.bucket.create(replicas, PATIENCE).await?;
         epoch::restore(&shared.bucket, &shared.created, shared.epoch, PATIENCE).await
     }

@@ -3,7 +3,7 @@
 //! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
 //! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`line`]
 //! the line in which it waits, and [`tasks`] wakes it where it is a task; [`publish_error`] says why a publish
-//! fails. [`commit`] stores events where there is a durable store. [`readers`] are in the same process and
+//! fails. [`shed`] ends a share of all streams. [`commit`] stores events where there is a durable store. [`readers`] are in the same process and
 //! read from the log.
 
 mod capacity;
@@ -19,6 +19,7 @@ pub(crate) mod readers;
 mod release;
 mod repetitions;
 mod sequencer;
+mod shed;
 mod submission;
 mod tasks;
 #[cfg(test)]
@@ -72,6 +73,9 @@ pub(crate) use repetitions::Repetitions;
 use sequencer::Attempt;
 pub(crate) use sequencer::Numbers;
 pub(crate) use sequencer::Sequencer;
+pub use shed::Shedding;
+use shed::Sheds;
+pub(crate) use shed::{ShedOrder, ShedPart};
 pub(crate) use submission::{SubmissionSlot, Submissions};
 use tasks::Tasks;
 pub use waiting::{PublishFuture, ReadyFuture};
@@ -104,6 +108,7 @@ struct Inner {
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
     inspections: InspectionPermits,
+    sheds: Sheds,
     presence: Arc<Presence>,
     store: Option<HubStore>,
     backplane: Option<HubBackplane>,
@@ -303,6 +308,7 @@ impl Hub {
             shards,
             next_shard,
             inspections,
+            sheds: Sheds::default(),
             presence,
             store,
             backplane,

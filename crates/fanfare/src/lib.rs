@@ -231,6 +231,7 @@ pub use fanfare_proto::limits::{
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::pattern::{Pattern, PatternError};
 pub use fanfare_proto::problem::ProblemKind;
+pub use fanfare_proto::share::{InvalidShare, Share};
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery, is_resume_parameter};
 pub use fanfare_store::{Durability, Store, StoreReader};
@@ -240,7 +241,7 @@ pub use hub::readers::{
 };
 pub use hub::{
     ConnectionError, CountedConnection, Duplicate, Hub, Interrupted, NotPublished, PublishError,
-    PublishFuture, Published, ReadyFuture, TooManyConnections,
+    PublishFuture, Published, ReadyFuture, Shedding, TooManyConnections,
 };
 pub use inspect::connections::{ConnectionFilter, ConnectionLag, ConnectionState, ConnectionsPage};
 pub use inspect::{InspectError, TopicsPage};

@@ -55,6 +55,8 @@ pub(crate) struct RecentOrders {
     orders: VecDeque<NumberedOrder>,
     /// The highest number that is not remembered any more.
     forgotten: u64,
+    /// The number of the last order about all connections.
+    about_all: u64,
 }
 
 impl OrderNumbers {
@@ -65,7 +67,12 @@ impl OrderNumbers {
 
     /// The next order. What was done before it is seen by a decision that begins after it.
     pub(crate) fn next(&self, name: Name) -> NumberedOrder {
-        NumberedOrder { number: self.0.fetch_add(1, Ordering::AcqRel) + 1, name }
+        NumberedOrder { number: self.next_for_all(), name }
+    }
+
+    /// The number of the next order, which is about all connections.
+    pub(crate) fn next_for_all(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::AcqRel) + 1
     }
 }
 
@@ -130,9 +137,18 @@ impl RecentOrders {
         self.orders.push_back(order);
     }
 
+    /// The order with this number is about all connections.
+    pub(crate) fn add_for_all(&mut self, number: u64) {
+        // Orders of several threads may come in another order than that of their numbers.
+        self.about_all = self.about_all.max(number);
+    }
+
     /// Whether a connection may not begin, because an order about it came after the decision about it had
     /// begun.
     pub(crate) fn end(&self, names: Names, start: DecisionStart) -> bool {
+        if start.0.get() <= self.about_all {
+            return true;
+        }
         if names.are_none() {
             return false;
         }
@@ -163,6 +179,19 @@ mod tests {
         assert_eq!([before, between, after].map(|start| recent.end(ada, start)), [true, true, false]);
         let other = names(Some("bob"), Some("u"));
         assert_eq!([before, between, after].map(|start| recent.end(other, start)), [false; 3]);
+    }
+
+    #[test]
+    fn an_order_about_all_is_also_about_connections_without_a_name() {
+        let (numbers, mut recent) = (OrderNumbers::default(), RecentOrders::default());
+        let before = numbers.now();
+        let [first, second] = [numbers.next_for_all(), numbers.next_for_all()];
+        let after = numbers.now();
+        recent.add_for_all(second);
+        recent.add_for_all(first);
+        for its in [names(None, None), names(Some("ada"), Some("t"))] {
+            assert_eq!([before, after].map(|start| recent.end(its, start)), [true, false]);
+        }
     }
 
     #[test]

@@ -366,6 +366,12 @@ kinds! {
                  shared log and at the network between.",
         options: ["nats"],
     }
+    /// An order to end or bar connections holds on this server, and other servers of its cluster do not know of
+    /// it.
+    OrderNotShared("order-not-shared", 503, "The order does not hold on other servers") {
+        action: "Send it again when the shared log can be reached: it does no harm to repeat it.",
+        options: ["nats"],
+    }
     /// The disk of the durable log is full. Subscribers are not concerned.
     StoreFull("store-full", 507, "The disk of the durable log is full") {
         action: "Try again after the time that Retry-After says, or free some space. The member published tells \
@@ -406,6 +412,11 @@ kinds! {
     /// not_ended lists the names.
     StreamsNotEnded("streams-not-ended", 503, "Not all streams were ended") {
         action: "Send the same request again: twice does no harm.",
+        options: [],
+    }
+    /// As many rebalances are under way as may be.
+    RebalancesFull("rebalances-full", 503, "Too many rebalances are under way") {
+        action: "Try again when one of them is over: its window says when.",
         options: [],
     }
     /// As many dashboards are open as may be.

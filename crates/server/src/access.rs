@@ -346,6 +346,19 @@ impl Access {
         self.revocations.revoke(revoked, unix_time().as_secs(), until_unix_s)
     }
 
+    /// Bars what another server has barred at this time.
+    ///
+    /// # Errors
+    /// As many are barred as may be.
+    pub(crate) fn take_over(
+        &self,
+        revoked: Revoked,
+        revoked_unix_s: u64,
+        until_unix_s: u64,
+    ) -> Result<(), RevocationsFull> {
+        self.revocations.revoke(revoked, revoked_unix_s, until_unix_s)
+    }
+
     /// Whether a file keeps revocations.
     pub(crate) fn keeps_revocations(&self) -> bool {
         self.revocations_file.is_some()

@@ -22,6 +22,7 @@ use crate::access::{self, Access};
 use crate::access_log::{self, AccessLog};
 use crate::admission::EventsAdmission;
 use crate::cluster;
+use crate::cluster::orders::ClusterOrders;
 use crate::configuration::Configuration;
 use crate::control::admin::{self, Admin};
 use crate::control::spare_descriptors::SpareDescriptors;
@@ -154,9 +155,23 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         access_log::follow_streams(streams, log_rate)
             .map_err(|error| format!("cannot start the access log: {error}"))?;
     }
+    let peers = backplane.as_ref().map(cluster::peers);
     let presence =
-        presence.map(|options| Presence::start(options, engine.hub(), rules.clone(), None)).transpose();
+        presence.map(|options| Presence::start(options, engine.hub(), rules.clone(), peers)).transpose();
     let presence = presence.map_err(|error| format!("cannot start the thread of presence: {error}"))?;
+    let mut cluster_orders = None;
+    if let Some(backplane) = &backplane {
+        if let Some(presence) = &presence {
+            cluster::hear_presence(backplane, presence)?;
+        }
+        let orders = ClusterOrders::start(Arc::clone(backplane), engine.hub(), rules.clone());
+        let orders = orders.and_then(|orders| {
+            cluster::settings::compare(backplane, &configuration.settings)?;
+            Ok(orders)
+        });
+        cluster_orders =
+            Some(orders.map_err(|error| format!("cannot start the threads of the cluster: {error}"))?);
+    }
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
             hub: engine.hub(),
@@ -171,6 +186,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             notices: Arc::clone(&notices),
             audit: Audit::default(),
             access_log: access_log.clone(),
+            cluster: cluster_orders,
             presence,
         };
         control::start(control, sockets)

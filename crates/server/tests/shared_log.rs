@@ -10,7 +10,8 @@ use fanfare_testkit::nats::{Cut, Link, NatsCredentials, NatsOptions, NatsServer}
 use serde_json::{Value, json};
 use support::file::ConfigFile;
 use support::server::{arguments, fanfare, run};
-use support::{Backend, Response, Server, Subscriber, eventually, on_both_backends};
+use support::tokens::{PublisherKey, bearer, mint};
+use support::{Backend, Response, Server, Subscriber, eventually, http, on_both_backends};
 
 /// NATS, and the name of a stream on it.
 struct Nats {
@@ -266,6 +267,51 @@ on_both_backends! {
         expect_count(1);
         drop(other);
         expect_count(0);
+    }
+}
+
+fn start_with_keys(nats: &Nats, backend: Backend, key: &PublisherKey) -> Server {
+    let key = key.option();
+    nats.node(backend, &["--publisher-keys", &key, "--subscriber-keys", &key])
+}
+
+fn status(server: &Server, token: &str) -> u16 {
+    let authorization = bearer(token);
+    http::status_of(&server.ask_to_subscribe("topic=a", &[("Authorization", &authorization)]).read_head())
+}
+
+on_both_backends! {
+    /// A revocation holds on all servers, and on one that starts later, and ends the streams of all.
+    fn an_order_to_end_and_bar_holds_on_all_servers(backend) {
+        let (nats, key) = (Nats::start(), PublisherKey::new());
+        let servers = [start_with_keys(&nats, backend, &key), start_with_keys(&nats, backend, &key)];
+        let token = |subject: &str| {
+            mint(&key.signer, json!({ "sub": subject, "jti": subject, "fanfare": { "subscribe": ["a"] } }))
+        };
+        let (ada, bob, carol) = (token("ada"), token("bob"), token("carol"));
+        let subscribe = |server: &Server, token: &str| {
+            server.subscribe_with("topic=a", &[("Authorization", bearer(token).as_str())])
+        };
+        let mut streams = [subscribe(&servers[1], &ada), subscribe(&servers[1], &bob), subscribe(&servers[1], &carol)];
+        let end = |server: &Server, query: &str| {
+            let authorization = key.authorization();
+            let headers = [("Authorization", authorization.as_str())];
+            server.connect().request("DELETE", &format!("/connections?{query}"), &headers).status
+        };
+        assert_eq!(end(&servers[0], "subject=ada"), 204);
+        assert_eq!(end(&servers[0], "token=bob"), 204);
+        drop(streams[0].read_to_end());
+        drop(streams[1].read_to_end());
+        for server in &servers {
+            assert_eq!([&ada, &bob, &carol].map(|token| status(server, token)), [401, 401, 200]);
+        }
+        let late = start_with_keys(&nats, backend, &key);
+        eventually("the server that has come later knows it", || {
+            ([&ada, &bob, &carol].map(|token| status(&late, token)) == [401, 401, 200]).then_some(())
+        });
+        assert_eq!(end(&late, "topic=a"), 204);
+        drop(streams[2].read_to_end());
+        assert_eq!(status(&servers[1], &carol), 200, "an order about a topic bars nobody");
     }
 }
 

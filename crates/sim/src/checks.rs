@@ -108,7 +108,7 @@ impl World {
             !it.ended
                 && !it.finished
                 && !stalled
-                && !it.told.may
+                && !it.told.may_end()
                 && self.shared.now.get() < self.shared.cuts_from.get()
         };
         let cut: Vec<&CutPiece> = net.this_tick.cut_with_unsent.iter().filter(was_cut).collect();
@@ -286,7 +286,7 @@ impl World {
                 assert!(!response.is_cut_in_an_event(), "a stream ends between events");
                 let age = now - verifier.beginning.expect("a beginning").at;
                 let is_over = self.may_be_aged(it) || self.may_be_expired(it);
-                let is_right = is_over || it.told.may || tick.after.is_draining;
+                let is_right = is_over || it.told.may_end() || tick.after.is_draining;
                 assert!(is_right, "a stream was ended after {age:?}");
             }
             None | Some(200) => {
@@ -330,7 +330,7 @@ impl World {
         let skips = self.shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
         let in_drain = self.shared.now.get() >= self.shared.cuts_from.get() && (it.is_short || skips);
         // A gap event that is still to be begun counts, too.
-        let in_event = it.told.may && (it.was_begun || skips);
+        let in_event = it.told.may_end() && (it.was_begun || skips);
         in_drain || in_event || self.has_stalled(it) || self.may_be_full(&self.shards[shard].net.borrow(), it)
     }
 

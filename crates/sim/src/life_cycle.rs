@@ -188,6 +188,7 @@ impl World {
                 CloseReason::Aged => self.may_be_aged(it),
                 CloseReason::Expired => self.may_be_expired(it),
                 CloseReason::Disconnected => it.told.may,
+                CloseReason::Shed => !it.told.sheds.is_empty(),
                 CloseReason::Drained => tick.after.is_draining,
                 CloseReason::Cut => {
                     tick.after.is_draining

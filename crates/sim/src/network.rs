@@ -177,7 +177,7 @@ impl Net {
     /// A tick of the shard begins.
     pub(crate) fn begin_tick(&mut self) {
         self.ticks += 1;
-        self.forget_subjects();
+        self.begin_orders();
         self.begun.begin_tick();
         self.this_tick = TickCounts::default();
     }

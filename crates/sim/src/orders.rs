@@ -4,7 +4,11 @@
 //! carried out, so that the network knows from which send on an order must show, and a change of topics its
 //! exact number.
 
-use fanfare::{ConnectionError, ConnectionId, Pattern, Topic, sim};
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use fanfare::{ConnectionError, ConnectionId, Pattern, Share, Shedding, Topic, sim};
 
 use crate::client::{Resume, topic};
 use crate::connection::Connection;
@@ -15,7 +19,7 @@ use crate::pieces::PieceKind;
 use crate::tally::Occurrence;
 use crate::trace::trace;
 use crate::wishes::{Wishes, some_subject, some_token};
-use crate::world::World;
+use crate::world::{SECOND, World};
 
 /// What a shard was told.
 #[derive(Clone, Debug)]
@@ -25,10 +29,11 @@ pub(crate) enum Order {
     DisconnectToken(String),
     DisconnectTopic(Topic),
     ChangeTopics(ConnectionId, Vec<Topic>, Vec<Pattern>),
+    Shed(Share, Duration, Rc<OnceCell<Shedding>>),
 }
 
 /// What orders say about the end of one connection.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct ToldToEnd {
     /// It must end.
     pub(crate) must: bool,
@@ -38,6 +43,8 @@ pub(crate) struct ToldToEnd {
     pub(crate) topic: bool,
     /// An order came while the decision about it was under way: it does not begin.
     pub(crate) barred: bool,
+    /// Orders to shed streams that are under way, and whether each is about all of them.
+    pub(crate) sheds: Vec<(Rc<OnceCell<Shedding>>, bool)>,
 }
 
 impl Order {
@@ -46,6 +53,7 @@ impl Order {
         match self {
             Order::DisconnectSubject(subject) => wishes.subject.as_ref() == Some(subject),
             Order::DisconnectToken(token) => wishes.token.as_ref() == Some(token),
+            Order::Shed(share, ..) => *share == Share::ALL,
             Order::Disconnect(_) | Order::DisconnectTopic(_) | Order::ChangeTopics(..) => false,
         }
     }
@@ -54,6 +62,11 @@ impl Order {
 impl ToldToEnd {
     fn now(&mut self) {
         (self.must, self.may) = (true, true);
+    }
+
+    /// Whether an order may end it.
+    pub(crate) fn may_end(&self) -> bool {
+        self.may || !self.sheds.is_empty()
     }
 }
 
@@ -80,7 +93,9 @@ impl Net {
         let is_meant = |it: &Connection| {
             let request = &it.verifier.request;
             match &order {
-                Order::DisconnectSubject(_) | Order::DisconnectToken(_) => order.is_about(&request.wishes),
+                Order::DisconnectSubject(_) | Order::DisconnectToken(_) | Order::Shed(..) => {
+                    order.is_about(&request.wishes)
+                }
                 // One that waits for a number begins after the order. It may wait although the number is
                 // released by now.
                 Order::DisconnectTopic(topic) => {
@@ -110,8 +125,10 @@ impl Net {
             let (order, meant) = self.orders.given.pop_front().expect("an order that was given");
             for index in meant {
                 let it = &mut self.connections[index];
-                if !it.is_live() {
-                    it.told.now();
+                match &order {
+                    _ if it.is_live() => {}
+                    Order::Shed(_, _, shedding) => it.told.sheds.push((Rc::clone(shedding), true)),
+                    _ => it.told.now(),
                 }
                 self.shared.happened(Occurrence::OrderBehindDecision);
             }
@@ -121,9 +138,9 @@ impl Net {
 
     fn carried_out(&mut self, order: Order) {
         trace!(self.shared, "    shard {}: {order:?}", self.shard);
-        match order {
+        match &order {
             Order::Disconnect(id) => {
-                if let Some(&index) = self.ids.get(&id) {
+                if let Some(&index) = self.ids.get(id) {
                     self.connections[index].told.now();
                 }
             }
@@ -132,21 +149,30 @@ impl Net {
                 self.connections.iter_mut().filter(its).for_each(|it| it.told.now());
                 self.orders.ended.push(order);
             }
+            Order::Shed(share, _, shedding) => {
+                let is_all = *share == Share::ALL;
+                for it in self.connections.iter_mut().filter(|it| it.is_live()) {
+                    it.told.sheds.push((Rc::clone(shedding), is_all));
+                }
+                if is_all {
+                    self.orders.ended.push(order);
+                }
+            }
             Order::DisconnectTopic(topic) => {
                 let reads =
-                    |it: &&mut Connection| it.is_live() && names(it.verifier.subscription.interest(), &topic);
+                    |it: &&mut Connection| it.is_live() && names(it.verifier.subscription.interest(), topic);
                 for it in self.connections.iter_mut().filter(reads) {
                     it.told.now();
                     it.told.topic = true;
                 }
             }
             Order::ChangeTopics(id, topics, patterns) => {
-                let Some(&index) = self.ids.get(&id) else { return };
+                let Some(&index) = self.ids.get(id) else { return };
                 let it = &self.connections[index];
                 if it.told.topic {
                     self.shared.happened(Occurrence::ChangedTooLate);
                 } else if it.is_live() {
-                    self.change_topics(index, topics, &patterns);
+                    self.change_topics(index, topics.clone(), patterns);
                 }
             }
         }
@@ -198,8 +224,19 @@ impl Net {
     }
 
     /// A tick of the shard begins.
-    pub(crate) fn forget_subjects(&mut self) {
+    pub(crate) fn begin_orders(&mut self) {
         self.orders.ended.clear();
+        for it in self.connections.iter_mut().filter(|it| !it.told.sheds.is_empty()) {
+            let (client, is_live) = (it.client, it.is_live());
+            it.told.sheds.retain(|(shedding, is_all)| {
+                let is_done = shedding.get().is_none_or(Shedding::is_done);
+                assert!(
+                    !is_done || !is_all || !is_live,
+                    "client {client} stays, and all streams were to end"
+                );
+                !is_done
+            });
+        }
     }
 
     /// Whether the shard has carried out all orders.
@@ -236,7 +273,8 @@ impl World {
                 let token = some_token(&self.shared);
                 self.give(None, |_| Order::DisconnectToken(token.clone()));
             }
-            15 | 16 => {
+            16 => self.shed_some(),
+            15 => {
                 let subject = some_subject(&self.shared);
                 self.give(None, |_| Order::DisconnectSubject(subject.clone()));
             }
@@ -293,6 +331,9 @@ impl World {
             Order::DisconnectSubject(subject) => hub.disconnect_subject(&subject),
             Order::DisconnectToken(token) => hub.disconnect_token(&token),
             Order::DisconnectTopic(topic) => hub.disconnect_topic(&topic),
+            Order::Shed(share, window, shedding) => {
+                hub.shed(share, window).map(|given| shedding.set(given).expect("it is given once"))
+            }
             Order::ChangeTopics(id, topics, patterns) if patterns.is_empty() => hub.change_topics(id, topics),
             Order::ChangeTopics(id, topics, patterns) => hub.change_selectors(id, topics, patterns),
         };
@@ -327,6 +368,16 @@ impl World {
         let it = net.connection(at.index);
         let id = it.id.filter(|_| it.is_live())?;
         Some((at.shard, at.index, id))
+    }
+
+    /// A share of the streams of all shards is to end, or all of them.
+    fn shed_some(&self) {
+        let percent = self.shared.pick(&[5.0, 40.0, 100.0]);
+        let share = Share::percent(percent).expect("a share");
+        let window = self.shared.pick(&[Duration::ZERO, SECOND, 20 * SECOND]);
+        self.shared.happened(if share == Share::ALL { Occurrence::ShedAll } else { Occurrence::ShedSome });
+        let shedding = Rc::default();
+        self.give(None, |_| Order::Shed(share, window, Rc::clone(&shedding)));
     }
 
     fn disconnect_one(&self) {

@@ -217,6 +217,12 @@ occurrences! {
     DrainedUndecided: "undecided in a drain",
     /// A stream that was ended because the operator asked for that.
     Disconnected: "disconnected",
+    /// An order to end a share of all streams.
+    ShedSome: "orders to end a share of all streams",
+    /// An order to end all streams.
+    ShedAll: "orders to end all streams",
+    /// A stream that was chosen by such an order.
+    Shed: "shed",
     /// A subscriber that waited for a number was ended for its subject.
     DisconnectedAhead: "disconnected while they waited for a number",
     /// An order about a connection that had left.

@@ -369,6 +369,7 @@ impl World {
         tally.add(Occurrence::Aged, closed(CloseReason::Aged));
         tally.add(Occurrence::Expired, closed(CloseReason::Expired));
         tally.add(Occurrence::Disconnected, closed(CloseReason::Disconnected));
+        tally.add(Occurrence::Shed, closed(CloseReason::Shed));
         tally.add(Occurrence::Cut, closed(CloseReason::Cut));
         tally.add(Occurrence::Laggard, after.laggards.saturating_sub(before.laggards));
         tally.add(Occurrence::HeadTimedOut, after.heads_timed_out - before.heads_timed_out);

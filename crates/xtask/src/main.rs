@@ -3,6 +3,7 @@
 mod bench;
 mod bom;
 mod book;
+mod capacity;
 mod check;
 mod cluster;
 mod config;
@@ -58,6 +59,8 @@ enum Xtask {
     Planted(planted::Options),
     /// Build the release binary, its completions and man pages, and the Debian package
     Package(package::Options),
+    /// Plan a cluster: nodes, memory, bandwidth, what saturates first, and what the loss of a node does
+    Capacity(capacity::Options),
     /// Check the published crates: their interface, their packages, and their oldest dependencies
     Publishable(publishable::Options),
 }
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Xtask::Sim(options) => sim::run(&options),
         Xtask::Planted(options) => planted::run(&options),
         Xtask::Package(options) => package::run(&options),
+        Xtask::Capacity(options) => capacity::run(&options),
         Xtask::Publishable(options) => publishable::run(&options),
     };
     done.unwrap_or_else(|problem| {

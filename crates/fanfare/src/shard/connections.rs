@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_io::{Io, Peer, Socket};
-use fanfare_proto::delivery::{self, Changed};
+use fanfare_proto::delivery::{self, Changed, ShedKey};
 use fanfare_proto::event::Topic;
 use fanfare_proto::limits::{DETAILS_PLACE_BYTES, MEMBER_BYTES};
 use fanfare_proto::link::LinkKey;
@@ -20,6 +20,7 @@ use crate::admission::{Subscribe, Via};
 use crate::chunk_table::{CHUNK, ChunkTable};
 use crate::client_table::CountedAt;
 use crate::connection::ConnectionId;
+use crate::hub::{ShedOrder, ShedPart};
 use crate::life_cycle::{Closed, Connected, LifeCycleEvent, LifeCycleQueue, Subscribed};
 use crate::orders::{DecisionStart, Names, NumberedOrder, RecentOrders};
 use crate::presence::Member;
@@ -34,6 +35,8 @@ pub(crate) enum ConnectionOrder {
     DisconnectTopic(Topic),
     /// Give a connection these topics and patterns.
     ChangeTopics(LinkKey, Vec<Topic>, Vec<Pattern>),
+    /// End a share of all of them.
+    Shed(ShedOrder),
 }
 
 /// The details of a shard's connections, and what they are for.
@@ -47,6 +50,8 @@ pub(super) struct Connections {
     bytes: usize,
     /// Connections that are to be ended, as many in each tick as its budget allows.
     ending: VecDeque<LinkKey>,
+    /// Orders to shed streams that are under way.
+    sheds: Vec<(ShedKey, ShedPart)>,
     life_cycle: Option<Arc<LifeCycleQueue>>,
     happened: Vec<LifeCycleEvent>,
 }
@@ -76,6 +81,7 @@ impl Connections {
             recent_orders: RecentOrders::default(),
             bytes: 0,
             ending: VecDeque::new(),
+            sheds: Vec::new(),
             life_cycle,
             happened: Vec::new(),
         }
@@ -267,10 +273,18 @@ impl<I: Io> Shard<I> {
             ConnectionOrder::Disconnect(link) => self.connections.ending.push_back(link),
             ConnectionOrder::DisconnectAll(order) => {
                 self.connections.names.disconnect(order.name(), self.delivery.newest_generation());
-                self.close_resuming_of(order.name());
+                self.close_resuming(|names| names.have(order.name()));
                 self.connections.recent_orders.add(order);
             }
             ConnectionOrder::DisconnectTopic(topic) => self.delivery.disconnect_topic(topic),
+            ConnectionOrder::Shed(ShedOrder { share, window, number, part }) => {
+                if let Some(number) = number {
+                    self.close_resuming(|_| true);
+                    self.connections.recent_orders.add_for_all(number);
+                }
+                let key = self.delivery.begin_shed(share, window, now);
+                self.connections.sheds.push((key, part));
+            }
             ConnectionOrder::ChangeTopics(link, topics, patterns) => {
                 let caught_up_to = self.inbox.is_empty().then(|| self.links.log.caught_up_to()).flatten();
                 let (log, new) = (&mut self.links.log, topics.iter().cloned());
@@ -294,6 +308,14 @@ impl<I: Io> Shard<I> {
             delivery.disconnect(link, &mut links.log);
         }
         shrink_queue(&mut connections.ending);
+    }
+
+    /// Drops orders to shed streams that are carried out, which tells the threads that wait for them. In a
+    /// drain they stay: when it is over, the shard ends and drops them.
+    pub(super) fn forget_sheds(&mut self) {
+        if !self.delivery.is_draining() {
+            self.connections.sheds.retain(|(key, _)| self.delivery.is_shedding(*key));
+        }
     }
 
     /// Adds the events of this tick to the queue of life-cycle events.

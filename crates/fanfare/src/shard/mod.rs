@@ -242,6 +242,7 @@ impl<I: Io> Shard<I> {
         self.run_upkeep(now);
         self.send(now);
         self.close_ended(now);
+        self.forget_sheds();
         self.forget_history();
         self.hand_over_joins(now);
         self.publish_counts();

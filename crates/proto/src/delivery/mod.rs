@@ -505,8 +505,8 @@ impl Delivery {
         (self.upkeep.checkpoints > 0 && is_due) || self.sending.wants_caught_up_to()
     }
 
-    /// Upkeep, the drain and orders to shed streams: queues heartbeats and the ends of streams for [`Delivery::poll_send`], and ends
-    /// streams that stand still. `caught_up_to` is the number up to which this shard was handed every event
+    /// Upkeep, the drain and orders to shed streams: queues heartbeats and the ends of streams for
+    /// [`Delivery::poll_send`], and ends streams that stand still. `caught_up_to` is the number up to which this shard was handed every event
     /// of its topics, where that is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
         self.upkeep.room_checks = ROOM_CHECKS;
@@ -620,6 +620,7 @@ impl Delivery {
             // Give back what many streams needed.
             self.subscribers = Slab::new();
             self.upkeep.forget_streams();
+            self.forget_sheds_without_streams();
         }
     }
 

@@ -35,6 +35,16 @@ impl Pace {
         (total as f64 * ((now - self.began_at).as_secs_f64() / self.window.as_secs_f64())) as usize
     }
 
+    /// The next step comes when so many of a total are due: one step later at the earliest, and when the
+    /// window is over at the latest.
+    pub(super) fn wait_for(&mut self, count: usize, total: usize, now: Duration) {
+        let share = if total == 0 { 1.0 } else { count as f64 / total as f64 };
+        let after = Duration::try_from_secs_f64(self.window.as_secs_f64() * share).unwrap_or(self.window);
+        let over_at = self.began_at.saturating_add(self.window);
+        let due_at = self.began_at.saturating_add(after).max(now + STEP);
+        self.next_step_at = due_at.min(over_at.max(now));
+    }
+
     /// A step was made. Where it has left something that is due, it goes on at once.
     pub(super) fn stepped(&mut self, goes_on: bool, now: Duration) {
         self.next_step_at = if goes_on { now } else { now + STEP };

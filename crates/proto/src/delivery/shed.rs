@@ -148,12 +148,20 @@ impl Delivery {
         }
         let mut sheds = std::mem::take(&mut self.sheds);
         // Only now it is certain that none of theirs was passed over.
-        sheds.retain(|shed| !shed.is_over() && !self.is_empty());
+        sheds.retain(|shed| !shed.is_over());
         let (mut checks, mut endings) = (self.budgets.drain_checks, self.budgets.endings);
         for shed in sheds.iter_mut().filter(|shed| shed.pace.next_step_at() <= now) {
             self.step_shed(shed, &mut checks, &mut endings, now, log);
         }
         self.sheds = sheds;
+        self.forget_sheds_without_streams();
+    }
+
+    /// Without streams, nothing is left to do.
+    pub(super) fn forget_sheds_without_streams(&mut self) {
+        if self.is_empty() {
+            self.sheds = Vec::new();
+        }
     }
 
     fn step_shed(
@@ -194,7 +202,13 @@ impl Delivery {
             }
         }
         let is_behind = shed.passed < shed.slots && shed.chosen < due;
-        shed.pace.stepped(is_over || is_behind || shed.is_over(), now);
+        if is_over || is_behind || shed.is_over() {
+            shed.pace.stepped(true, now);
+        } else {
+            // An idle shard sleeps until then. Streams that were passed over end when the window is over.
+            let next = if shed.passed < shed.slots { shed.chosen + 1 } else { shed.total };
+            shed.pace.wait_for(next, shed.total, now);
+        }
     }
 
     /// A stream that was chosen has been sent to since, and is in the middle of a frame now.

@@ -1,6 +1,8 @@
 //! Servers that share a log on NATS JetStream (`--nats`) are a cluster.
 
+pub(crate) mod orders;
 pub(crate) mod peers;
+pub(crate) mod settings;
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +13,8 @@ use fanfare_backplane::{NatsBackplane, NatsOptions};
 use fanfare_config::{NatsUrl, Settings};
 
 use crate::health::{Health, SharedLogState};
+use crate::presence::Presence;
+use peers::Peers;
 
 /// What a file with a login has at most, in bytes.
 const LOGIN_BYTES: u64 = 4096;
@@ -33,6 +37,9 @@ pub(crate) fn connect(settings: &Settings) -> Result<Option<Arc<NatsBackplane>>,
         newest = status.stream_last,
         "the shared log is open"
     );
+    for difference in backplane.differences() {
+        tracing::warn!(stream = settings.stream, "the stream is used as it is: {difference}");
+    }
     Ok(Some(backplane))
 }
 
@@ -47,7 +54,7 @@ fn options(settings: &Settings) -> Result<NatsOptions, String> {
         .submit_wait(settings.nats_wait);
     if let Some(path) = &settings.nats_login {
         options = match read_login(path)? {
-            Login::User(user, password) => options.user_and_password(user, password),
+            Login::User(user, password) => options.user(user, password),
             Login::Token(token) => options.token(token),
         };
     }
@@ -127,6 +134,41 @@ impl Watch {
         }
         self.error = status.last_error;
     }
+}
+
+/// The messages about presence.
+const PRESENCE: &str = "presence";
+
+/// The other servers, for presence.
+#[derive(Debug)]
+struct NatsPeers(Arc<NatsBackplane>);
+
+impl Peers for NatsPeers {
+    fn own_name(&self) -> &str {
+        self.0.node_name()
+    }
+
+    fn others(&self) -> Vec<String> {
+        self.0.others()
+    }
+
+    fn broadcast(&self, payload: Vec<u8>) {
+        if let Err(error) = self.0.broadcast(PRESENCE, payload) {
+            tracing::debug!(%error, "other servers are not told of presence");
+        }
+    }
+}
+
+/// The other servers, for presence.
+pub(crate) fn peers(backplane: &Arc<NatsBackplane>) -> Arc<dyn Peers> {
+    Arc::new(NatsPeers(Arc::clone(backplane)))
+}
+
+/// Gives what other servers tell of presence to this one.
+pub(crate) fn hear_presence(backplane: &NatsBackplane, presence: &Arc<Presence>) -> Result<(), String> {
+    let presence = Arc::clone(presence);
+    let heard = backplane.on_message(PRESENCE, move |_, payload| presence.take_in(payload));
+    heard.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The admin listener: metrics, health checks, the dashboard and the list of connections, on an address and a
-//! thread of their own.
+//! The admin listener: metrics, health checks, the dashboard, the list of connections and the rebalance, on an
+//! address and a thread of their own.
 //!
 //! Its runtime is not the control plane's, so that a scrape does not wait behind publishes, and a probe is
 //! answered where the control plane is not. Its connections take part in no bound of the clients', and have
@@ -16,7 +16,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use fanfare::{HeadLimits, ProblemKind};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
@@ -29,13 +29,14 @@ use super::limits::{
 use super::problem::Problem;
 use super::spare_descriptors::SpareDescriptors;
 use super::unread::Watched;
-use super::{Inspections, Notice, connection_list, openapi, problems, profiles, requests, routes};
+use super::{Inspections, Notice, connection_list, openapi, problems, profiles, rebalance, requests, routes};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 
 const INDEX: &str = "/dashboard     figures of the server, for a browser\n\
                      /metrics       for Prometheus\n\
                      /connections   the connections of subscribers\n\
+                     /rebalance     ends a share of them (POST)\n\
                      /health/live   whether the server runs\n\
                      /health/ready  whether it takes newcomers\n\
                      /problems      what errors mean, for a browser\n\
@@ -193,6 +194,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/health/live", routes::only(get(health), "GET, HEAD"))
         .route("/health/ready", routes::only(get(health), "GET, HEAD"))
         .route("/connections", routes::only(get(connection_list::list_for_admin), "GET, HEAD"))
+        .route("/rebalance", routes::only(post(rebalance::rebalance_for_admin), "POST"))
         .merge(dashboard::router())
         .merge(profiles::router())
         .route(openapi::PATH, openapi::of_admin())

@@ -1,10 +1,12 @@
 //! A line of the log for each publish that was refused, with its client, its subject and the reason. A flood
-//! of refusals makes a few lines a second, and a count of the lines that were left out.
+//! of refusals makes a few lines a second, and a count of the lines that were left out. And a line for each
+//! rebalance, which is rare.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use fanfare::{Rate, RateLimiter};
+use fanfare::{Rate, RateLimiter, Share};
 use tokio::time::Instant;
 
 /// Lines a second.
@@ -65,10 +67,30 @@ impl Audit {
     }
 }
 
+/// Streams are ended by a rebalance. Without a client, the admin listener was asked.
+pub(super) fn rebalance(
+    share: Share,
+    window: Duration,
+    streams: u64,
+    subject: Option<&str>,
+    client: Option<IpAddr>,
+) {
+    let client = client.map(|address| address.to_string());
+    // Text of a client is escaped.
+    let subject = subject.map(|subject| subject.escape_debug().to_string());
+    tracing::info!(
+        target: TARGET,
+        %share,
+        ?window,
+        streams,
+        subject,
+        client,
+        "a share of the streams is ended by request"
+    );
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Time that buys one more line.

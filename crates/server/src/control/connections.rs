@@ -13,13 +13,14 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use fanfare::{ConnectionError, Hub, ProblemKind, Topic, form_fields};
-use fanfare_access::{MAX_NAME_BYTES, RevocationsFull, Revoked};
+use fanfare_access::{MAX_NAME_BYTES, Revocation, RevocationsFull, Revoked};
 use tokio::sync::Semaphore;
 
 use super::Control;
 use super::problem::Problem;
 use crate::access::{Access, Publisher};
 use crate::clock::unix_time;
+use crate::cluster::orders::ClusterOrders;
 
 /// How long a revocation bars where the request names no end. Tokens that live longer are rare, and the list
 /// of revocations has a bound of its own.
@@ -94,6 +95,8 @@ struct Faults {
     not_barred: Vec<(Named, RevocationsFull)>,
     /// What is barred is not in the file, so that a restart forgets it, and why.
     not_written: Option<String>,
+    /// Other servers of the cluster do not know of it, and why.
+    not_shared: Option<String>,
     /// Names of which some streams may go on.
     not_ended: Vec<(Named, ConnectionError)>,
 }
@@ -108,7 +111,9 @@ pub(super) async fn end(
         Err(problem) => return problem.into_response(),
     };
     let hub = control.hub.clone();
-    answer(&control.endings, Arc::clone(publisher.access()), ends, move |name| name.order(&hub)).await
+    let cluster = control.cluster.clone();
+    answer(&control.endings, Arc::clone(publisher.access()), cluster, ends, move |name| name.order(&hub))
+        .await
 }
 
 fn parse(publisher: &Publisher, query: &str) -> Result<Ends, Problem> {
@@ -123,6 +128,7 @@ fn parse(publisher: &Publisher, query: &str) -> Result<Ends, Problem> {
 async fn answer(
     endings: &Endings,
     access: Arc<Access>,
+    cluster: Option<Arc<ClusterOrders>>,
     ends: Ends,
     order: impl Fn(&Named) -> Result<(), ConnectionError> + Send + Sync + 'static,
 ) -> Response {
@@ -130,7 +136,7 @@ async fn answer(
     let place = Arc::clone(&endings.0).acquire_owned().await.ok();
     let task = tokio::spawn(async move {
         let _place = place;
-        carry_out(access, ends, order).await
+        carry_out(access, cluster, ends, order).await
     });
     match task.await.map(Faults::into_problem) {
         Ok(None) => StatusCode::NO_CONTENT.into_response(),
@@ -142,6 +148,7 @@ async fn answer(
 
 async fn carry_out(
     access: Arc<Access>,
+    cluster: Option<Arc<ClusterOrders>>,
     ends: Ends,
     order: impl Fn(&Named) -> Result<(), ConnectionError>,
 ) -> Faults {
@@ -160,7 +167,14 @@ async fn carry_out(
     // They hold from here on, and are written while the streams end.
     let kept = (has_barred && access.keeps_revocations())
         .then(|| tokio::task::spawn_blocking(move || access.keep_revocations()));
+    let shared = cluster.map(|cluster| {
+        let names = names.clone();
+        tokio::task::spawn_blocking(move || share(&cluster, &names, until_unix_s))
+    });
     faults.not_ended = end_streams(&names, order).await;
+    if let Some(shared) = shared {
+        faults.not_shared = shared.await.unwrap_or_else(|error| Err(error.to_string())).err();
+    }
     if let Some(kept) = kept {
         faults.not_written = kept.await.unwrap_or_else(|error| Err(error.to_string())).err();
     }
@@ -177,6 +191,18 @@ async fn carry_out(
     );
     faults.log();
     faults
+}
+
+/// Has all of it hold on the other servers of the cluster, too.
+fn share(cluster: &ClusterOrders, names: &[Named], until_unix_s: u64) -> Result<(), String> {
+    let revoked_unix_s = unix_time().as_secs();
+    for revoked in names.iter().filter_map(Named::revoked) {
+        cluster.revoke(&Revocation { revoked, revoked_unix_s, until_unix_s })?;
+    }
+    let topics =
+        names.iter().filter_map(|name| if let Named::Topic(topic) = name { Some(topic) } else { None });
+    let topics: Vec<&Topic> = topics.collect();
+    if topics.is_empty() { Ok(()) } else { cluster.end_topics(&topics) }
 }
 
 /// Gives the orders, and gives one again while a mailbox is full: given twice, it does no harm. Answers those
@@ -213,6 +239,12 @@ impl Faults {
         if let Some(error) = &self.not_written {
             tracing::error!(error, "a revocation holds, but a restart will forget it");
         }
+        if let Some(error) = &self.not_shared {
+            tracing::error!(
+                error,
+                "an order about connections holds here, and other servers do not know of it"
+            );
+        }
         if let Some((_, error)) = self.not_ended.first() {
             let names = self.not_ended.len();
             tracing::error!(names, %error, "streams that were to be ended may go on");
@@ -221,12 +253,13 @@ impl Faults {
 
     /// One answer that says all of them. `None`: there are none.
     fn into_problem(self) -> Option<Problem> {
-        let Faults { not_barred, not_written, not_ended } = self;
-        let kind = match (not_barred.is_empty(), &not_written, not_ended.is_empty()) {
+        let Faults { not_barred, not_written, not_shared, not_ended } = self;
+        let kind = match (not_barred.is_empty(), &not_written, &not_shared, not_ended.is_empty()) {
             (false, ..) => ProblemKind::RevocationsFull,
-            (true, Some(_), _) => ProblemKind::RevocationNotWritten,
-            (true, None, false) => ProblemKind::StreamsNotEnded,
-            (true, None, true) => return None,
+            (true, Some(_), ..) => ProblemKind::RevocationNotWritten,
+            (true, None, Some(_), _) => ProblemKind::OrderNotShared,
+            (true, None, None, false) => ProblemKind::StreamsNotEnded,
+            (true, None, None, true) => return None,
         };
         let mut details = Vec::new();
         if let Some((_, error)) = not_barred.first() {
@@ -237,6 +270,9 @@ impl Faults {
                 "what was barred holds, but a restart of the server will forget it; its log says why"
                     .to_owned(),
             );
+        }
+        if let Some(error) = &not_shared {
+            details.push(format!("other servers of the cluster do not know of it: {error}"));
         }
         let is_busy = not_ended.iter().any(|(_, error)| *error == ConnectionError::Busy);
         match not_ended.first() {
@@ -251,6 +287,7 @@ impl Faults {
         let mut problem = Problem::new(kind, details.join("; "))
             .member("not_barred", texts(not_barred.iter().map(|(name, _)| name.to_string()).collect()))
             .member("not_written", not_written.is_some())
+            .member("not_shared", not_shared.is_some())
             .member("not_ended", texts(not_ended.iter().map(|(name, _)| name.to_string()).collect()));
         if is_busy {
             problem = problem.header("Retry-After", "1");
@@ -378,7 +415,7 @@ mod tests {
         let (endings, access) = (Endings::default(), Arc::new(Access::default()));
         {
             let ends = ends(vec![subject("ada"), subject("bob")]);
-            let mut answering = pin!(answer(&endings, Arc::clone(&access), ends, order));
+            let mut answering = pin!(answer(&endings, Arc::clone(&access), None, ends, order));
             let is_there = poll_fn(|context| Poll::Ready(answering.as_mut().poll(context).is_ready()));
             assert!(!is_there.await, "the client leaves before the answer");
         }
@@ -393,7 +430,8 @@ mod tests {
         let topic = Named::Topic(Topic::new("a").unwrap());
         let names = vec![subject("ada"), subject("bob"), Named::Token("t1".to_owned()), topic];
         let rest = names[1..].to_vec();
-        let response = answer(&Endings::default(), Arc::new(Access::default()), ends(names), order).await;
+        let response =
+            answer(&Endings::default(), Arc::new(Access::default()), None, ends(names), order).await;
         assert_eq!(*given.lock().unwrap(), rest);
         assert_eq!(
             (response.status().as_u16(), response.headers()["Retry-After"].as_bytes()),
@@ -411,6 +449,7 @@ mod tests {
         let faults = || Faults {
             not_barred: vec![(subject("ada"), full)],
             not_written: Some("a secret path".to_owned()),
+            not_shared: Some("NATS is away".to_owned()),
             not_ended: vec![(subject("bob"), ConnectionError::Stopped)],
         };
         let response = faults().into_problem().unwrap().into_response();
@@ -437,7 +476,7 @@ mod tests {
         }
         let (order, given) = busy_about_ada(0);
         let names = vec![subject("ada"), Named::Token("t1".to_owned())];
-        let response = answer(&Endings::default(), access, ends(names.clone()), order).await;
+        let response = answer(&Endings::default(), access, None, ends(names.clone()), order).await;
         assert_eq!((response.status().as_u16(), &*given.lock().unwrap()), (507, &names));
         assert_eq!(json(response).await["not_barred"], serde_json::json!(["subject=ada"]));
     }

@@ -20,6 +20,10 @@ pub(super) const WAITING: usize = 1024;
 /// Time for a head on a connection that is kept open, the wait for it included.
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
 
+/// The longest window of a rebalance, and that of one that names none.
+pub(super) const REBALANCE_WINDOW: Duration = Duration::from_secs(3600);
+pub(super) const REBALANCE_WINDOW_DEFAULT: Duration = Duration::from_secs(30);
+
 /// Connections of the admin listener at once: some monitors and some probes. The one that has been idle for
 /// the longest time is closed.
 pub(super) const ADMIN_CONNECTIONS: usize = 64;

@@ -23,6 +23,7 @@ mod problems;
 mod profiles;
 mod publish;
 mod publish_rates;
+mod rebalance;
 mod requests;
 mod routes;
 pub(crate) mod spare_descriptors;
@@ -50,6 +51,7 @@ use tower::ServiceExt;
 
 use crate::access_log::AccessLog;
 use crate::admission::{Considered, EventsAdmission};
+use crate::cluster::orders::ClusterOrders;
 use crate::forward::To;
 use crate::health::{BEAT, Health};
 use crate::presence::Presence;
@@ -82,6 +84,8 @@ pub(crate) struct Control {
     pub(crate) audit: Audit,
     pub(crate) access_log: Option<AccessLog>,
     /// `None`: there is no presence.
+    /// `None`: the server is alone.
+    pub(crate) cluster: Option<Arc<ClusterOrders>>,
     pub(crate) presence: Option<Arc<Presence>>,
 }
 

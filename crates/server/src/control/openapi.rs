@@ -10,6 +10,7 @@ mod connections;
 #[cfg(test)]
 mod document;
 mod public;
+mod rebalance;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -219,6 +220,11 @@ impl Operation {
             operation["security"] = json!([{}, { "bearer": [] }]);
         }
         operation
+    }
+
+    /// A path that takes `POST` alone.
+    fn post(self) -> Value {
+        json!({ "post": self.describe(false) })
     }
 
     /// A path that takes `GET` and `HEAD`.

@@ -544,6 +544,7 @@ mod tests {
             notices,
             audit: super::super::Audit::default(),
             access_log: None,
+            cluster: None,
             presence: None,
         })
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::problem::Problem;
 use super::{
     Control, Notice, Notices, connection_list, connections, openapi, origin_and_host, problems, publish,
-    request_head, topics,
+    rebalance, request_head, topics,
 };
 use crate::access::{FoundPublisher, Publisher, PublisherError, TokenToVerify, TokenVerdict};
 use crate::access_log::Answered;
@@ -46,6 +46,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/topics", only(get(topics::topics), "GET, HEAD"))
         .route("/topics/{*topic}", only(get(topics::topic), "GET, HEAD"))
         .route("/connections", only(connections, "GET, HEAD, DELETE"))
+        .route("/rebalance", only(post(rebalance::rebalance), "POST"))
         .route("/health/live", only(get(health), "GET, HEAD"))
         .route("/health/ready", only(get(health), "GET, HEAD"))
         .route("/", file("text/html; charset=utf-8", include_str!("../page/index.html")))
@@ -187,14 +188,14 @@ async fn answer(
     }
 }
 
-/// Whether a request publishes, ends or lists connections, or asks about topics: these need a publisher's
+/// Whether a request publishes, ends or lists connections, rebalances, or asks about topics: these need a publisher's
 /// token where the server has keys. Health checks, the preflight and the demo page do not.
 fn needs_publisher(request: &Request<Body>) -> bool {
     let path = request.uri().path();
     let is_publish = path == "/events" && request.method() == Method::POST;
     let asks_about_topics = path == "/topics" || path.starts_with("/topics/");
     let is_preflight = request.method() == Method::OPTIONS;
-    is_publish || ((asks_about_topics || path == "/connections") && !is_preflight)
+    is_publish || ((asks_about_topics || path == "/connections" || path == "/rebalance") && !is_preflight)
 }
 
 /// The publisher of a request. A token that is not remembered is verified on another thread,

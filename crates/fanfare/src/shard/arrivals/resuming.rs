@@ -11,7 +11,7 @@ use fanfare_proto::log::Start;
 
 use crate::admission::Subscribe;
 use crate::history::ShardHistory;
-use crate::orders::Name;
+use crate::orders::Names;
 use crate::shard::Shard;
 
 /// How long a subscriber waits for the durable store. Then it is turned away, and comes back: what is in memory
@@ -155,11 +155,11 @@ impl<I: Io> Shard<I> {
         self.links.log.history()?.take_start(ticket)
     }
 
-    /// Closes the connections of a subject or of a token that wait for a number.
-    pub(in crate::shard) fn close_resuming_of(&mut self, name: Name) {
+    /// Closes the connections with such names that wait for a number.
+    pub(in crate::shard) fn close_resuming(&mut self, are_meant: impl Fn(Names) -> bool) {
         let (closing, mut asked) = (&mut self.closing, Vec::new());
         self.arrivals.resuming.retain(|resuming| {
-            let is_its = resuming.subscribe.names.have(name);
+            let is_its = are_meant(resuming.subscribe.names);
             if is_its {
                 closing.push((resuming.socket, None));
                 asked.push(resuming.awaits);

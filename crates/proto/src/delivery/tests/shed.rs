@@ -149,6 +149,18 @@ fn a_stream_that_was_chosen_and_is_sent_to_ends_all_the_same_where_all_are_meant
     assert!(!world.delivery.is_shedding(key));
 }
 
+/// An event comes behind the choice, and the links of some that were chosen take only a part of it.
+#[test]
+fn a_stream_that_is_passed_over_late_has_another_in_its_place() {
+    let (mut world, _) = world_of(10, Budgets::default());
+    (0..40).for_each(|_| _ = world.begin(&["b"], None));
+    world.delivery.begin_shed(share(40.0), Duration::ZERO, world.now);
+    world.takes = 10;
+    world.publish("a", 1_000);
+    world.ticks();
+    assert!((19..=21).contains(&world.shed()), "{} have ended", world.shed());
+}
+
 #[test]
 fn a_step_checks_a_part_of_the_table_and_ends_a_bounded_number() {
     let (mut world, _) = world_of(2_000, Budgets { drain_checks: 100, endings: 10, ..Budgets::default() });
@@ -190,15 +202,32 @@ fn orders_are_carried_out_side_by_side_and_a_drain_takes_their_place() {
 fn an_order_has_an_end_where_streams_leave() {
     let (mut world, links) = world_of(100, Budgets::default());
     let key = world.delivery.begin_shed(Share::ALL, 10 * SECOND, world.now);
-    for link in &links[..99] {
-        world.delivery.handle_gone(*link, &mut UnsharedLog { log: &mut world.log, shard: 0 });
-    }
-    world.now = SECOND;
-    world.ticks();
-    assert!(world.delivery.is_shedding(key) || world.delivery.is_empty());
-    world.now = 10 * SECOND;
-    world.ticks();
-    assert!(world.delivery.is_empty() && !world.delivery.is_shedding(key));
+    let mut log = UnsharedLog { log: &mut world.log, shard: 0 };
+    links[..99].iter().for_each(|link| world.delivery.handle_gone(*link, &mut log));
+    assert!(world.delivery.is_shedding(key));
+    world.delivery.handle_gone(links[99], &mut log);
+    assert!(!world.delivery.is_shedding(key) && world.delivery.next_shed_step().is_none());
     let none = world.delivery.begin_shed(Share::ALL, SECOND, world.now);
     assert!(!world.delivery.is_shedding(none));
+}
+
+/// A shard with an order over an hour made a hundred steps a second, which ended nothing.
+#[test]
+fn an_order_sleeps_from_one_end_to_the_next() {
+    let (mut world, _) = world_of(10, Budgets::default());
+    world.begin_in_frame();
+    let key = world.delivery.begin_shed(Share::ALL, 900 * SECOND, world.now);
+    let mut ticks = 0;
+    while world.delivery.is_shedding(key) {
+        world.tick();
+        if !world.delivery.has_work() {
+            world.now = world.delivery.next_timeout().unwrap_or(world.now);
+        }
+        ticks += 1;
+        assert!(ticks < 4_000, "it has no end");
+    }
+    // The laggard is checked four times a second.
+    assert!(world.now == 900 * SECOND && ticks < 3_700, "{ticks} ticks until {:?}", world.now);
+    world.delivery.begin_shed(Share::ALL, Duration::MAX, world.now);
+    world.tick();
 }

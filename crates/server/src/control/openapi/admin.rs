@@ -4,7 +4,9 @@ use fanfare::ProblemKind;
 use serde_json::{Value, json};
 
 use super::super::profiles::{DEFAULT_S, MOST_S};
-use super::{Operation, connections, document as whole, health_paths, problem_schema, shared_paths};
+use super::{
+    Operation, connections, document as whole, health_paths, problem_schema, rebalance, shared_paths,
+};
 
 const DESCRIPTION: &str = "The listener for operators. Besides the answers of an operation, every path answers a \
     method that it does not take with 405 (/problems/method-not-allowed), and every other path answers 404 \
@@ -62,6 +64,10 @@ pub(super) fn document() -> Value {
         ("/dashboard/uPlot.js", file("getChartScript", "A script", "text/javascript")),
         ("/dashboard/events", figures.path()),
         ("/connections", connections::list().problems(OF_HOSTS).path()),
+        (
+            "/rebalance",
+            rebalance::rebalance().problems(OF_HOSTS).problems([ProblemKind::OriginNotAllowed]).post(),
+        ),
     ];
     paths.extend(health_paths(&[]));
     paths.extend(shared_paths(&OF_HOSTS));
@@ -70,6 +76,6 @@ pub(super) fn document() -> Value {
         DESCRIPTION,
         "The admin listener",
         paths,
-        json!({ "Problem": problem_schema(), "ConnectionsPage": connections::page_schema() }),
+        json!({ "Problem": problem_schema(), "ConnectionsPage": connections::page_schema(), "Rebalance": rebalance::schema() }),
     )
 }

@@ -5,12 +5,14 @@ use fanfare_access::MAX_NAME_BYTES;
 use serde_json::{Value, json};
 
 use super::super::limits::{TOPICS_PER_PAGE, TOPICS_PER_PAGE_DEFAULT};
-use super::{Operation, connections, document as whole, health_paths, problem_schema, query, shared_paths};
+use super::{
+    Operation, connections, document as whole, health_paths, problem_schema, query, rebalance, shared_paths,
+};
 
 const DESCRIPTION: &str = "Server-Sent Events: GET /events subscribes, and POST /events publishes. \
     Besides the answers of an operation, every path answers a method that it does not take with 405 (/problems/\
     method-not-allowed), and every other path answers 404 (/problems/not-found). Parameters of the query that an \
-    operation does not know are ignored, except by /connections.";
+    operation does not know are ignored, except by /connections and /rebalance.";
 
 /// What each request may be answered for the client that it comes from.
 const OF_CLIENTS: [ProblemKind; 3] =
@@ -41,6 +43,7 @@ pub(super) fn document() -> Value {
         ("/topics", topics().path()),
         ("/topics/{topic}", topic().path()),
         ("/connections", connections()),
+        ("/rebalance", rebalance()),
         ("/", file("getDemo", "The demo page", "text/html")),
         ("/style.css", file("getDemoStyle", "A style sheet", "text/css")),
         ("/access.js", file("getAccessScript", "A script", "text/javascript")),
@@ -263,6 +266,17 @@ fn connections() -> Value {
     })
 }
 
+fn rebalance() -> Value {
+    rebalance::rebalance()
+        .guarded()
+        .problems(OF_CLIENTS)
+        .problems(OF_HOSTS)
+        .problems(OF_TOKENS)
+        .problems(OF_ORIGINS)
+        .problems([ProblemKind::NeedsEveryTopic, ProblemKind::OnlyOnAdminListener])
+        .post()
+}
+
 fn end_connections() -> Operation {
     let names = |longest: usize| {
         json!({
@@ -287,7 +301,7 @@ fn end_connections() -> Operation {
     Operation::new("endConnections", "Ends streams, and bars tokens")
         .described(
             "One subject, token or topic at least. What failed stands in the members not_barred, \
-            not_written and not_ended of the error. To send the request again does no harm.",
+            not_written, not_shared and not_ended of the error. To send the request again does no harm.",
         )
         .parameters(parameters)
         .with(204, json!({ "description": "All of it is done" }))
@@ -301,6 +315,7 @@ fn end_connections() -> Operation {
             ProblemKind::InvalidParameter,
             ProblemKind::RevocationsFull,
             ProblemKind::RevocationNotWritten,
+            ProblemKind::OrderNotShared,
             ProblemKind::StreamsNotEnded,
         ])
 }
@@ -400,6 +415,7 @@ fn schemas() -> Value {
             },
         },
         "ConnectionsPage": connections::page_schema(),
+        "Rebalance": rebalance::schema(),
         "TopicsPage": {
             "type": "object",
             "required": ["topics", "next"],
