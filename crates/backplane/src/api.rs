@@ -1,7 +1,7 @@
 //! Calls to JetStream.
 //!
-//! They are made as the protocol has them, because a server leaves out settings that it does not know: what it
-//! echoes is compared with what was asked.
+//! They are made as the protocol has them, because a server leaves out settings that it does not know: what
+//! it echoes is compared with what was asked.
 
 use std::fmt;
 use std::sync::Arc;

@@ -3,13 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc as channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fanfare::{Backplane, Feed, NotAccepted, Submission, SubmitFailure};
 use fanfare_store::StoreReader;
 use fanfare_store::encoding::event_bytes;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::api::Api;
 use crate::bucket::Bucket;
@@ -55,8 +56,8 @@ struct Started {
 }
 
 impl NatsBackplane {
-    /// Connects with NATS, creates the stream or checks it, and learns its epoch. It waits for all that, for at
-    /// most about [`NatsOptions::connect_wait`].
+    /// Connects with NATS, creates the stream or checks it, and learns its epoch. It waits for all that, for
+    /// at most about [`NatsOptions::connect_wait`].
     ///
     /// # Errors
     /// The [`ConnectError`] says what is wrong, and what to do.
@@ -79,8 +80,8 @@ impl NatsBackplane {
         &self.runtime
     }
 
-    /// What is different between the stream and the options, for the log of the program: replicas, age, size and
-    /// duplicate window. The stream is as somebody has set it, and serves as well.
+    /// What is different between the stream and the options, for the log of the program: replicas, age, size
+    /// and duplicate window. The stream is as somebody has set it, and serves as well.
     pub fn differences(&self) -> &[String] {
         &self.shared.differences
     }
@@ -134,6 +135,7 @@ impl Backplane for NatsBackplane {
 
     fn end(&self) {
         self.shared.end.send_replace(true);
+        self.shared.set_live(false);
         let deadline = Instant::now() + END;
         for thread in lock(&self.threads).drain(..) {
             thread.end_until(deadline);

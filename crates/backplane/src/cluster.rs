@@ -49,8 +49,8 @@ impl NatsBackplane {
     }
 
     /// Calls `handler` for the messages of this kind that other nodes send, with the name of the node and the
-    /// payload. It is called on the thread of the connection, and must not wait for anything. A later handler of
-    /// the same kind takes the place of the one before.
+    /// payload. It is called on the thread of the connection, and must not wait for anything. A later handler
+    /// of the same kind takes the place of the one before.
     ///
     /// # Errors
     /// [`TellError::Kind`].
@@ -78,8 +78,8 @@ impl NatsBackplane {
         self.nodes().handle(kind, Arc::new(handler))
     }
 
-    /// Asks all other nodes, and waits for the answers of those that are there, at most so long: the names of the
-    /// nodes with what they have answered. A node that has no handler for this kind does not answer.
+    /// Asks all other nodes, and waits for the answers of those that are there, at most so long: the names of
+    /// the nodes with what they have answered. A node that has no handler for this kind does not answer.
     ///
     /// It must not be called in a handler.
     ///
@@ -111,8 +111,8 @@ impl NatsBackplane {
         Ok(is_there.then(|| SharedValue { value: entry.value.to_vec(), revision: entry.revision }))
     }
 
-    /// Sets a value that all nodes share. Where a revision is named, the value is set only if it still has this
-    /// one; zero: if it was never set. False: it has another one.
+    /// Sets a value that all nodes share. Where a revision is named, the value is set only if it still has
+    /// this one; zero: if it was never set. False: it has another one.
     ///
     /// It must not be called in a handler.
     ///
@@ -125,9 +125,9 @@ impl NatsBackplane {
         Ok(put.map_err(|error| KeepError(error.to_string()))? == Put::Done)
     }
 
-    /// Calls `watcher` with each value that all nodes share, now and when it changes: the key, and the value, or
-    /// `None` where it was deleted. After a new connection it may be called with values that it knows. It is
-    /// called on the thread of the connection, and must not wait for anything.
+    /// Calls `watcher` with each value that all nodes share, now and when it changes: the key, and the value,
+    /// or `None` where it was deleted. After a new connection it may be called with values that it knows. It
+    /// is called on the thread of the connection, and must not wait for anything.
     pub fn watch(&self, watcher: impl Fn(&str, Option<&[u8]>) + Send + Sync + 'static) {
         self.runtime().spawn(keep::watch(Arc::clone(self.shared()), Arc::new(watcher)));
     }

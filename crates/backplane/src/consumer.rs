@@ -1,8 +1,8 @@
 //! Reading the stream: an ephemeral push consumer, and what keeps one going.
 //!
 //! NATS has ordered consumers in its client libraries. This one is made here, because it has to notice within
-//! three seconds that it has stopped, has to start again at the number after the last one, and has to get past
-//! messages that the client library cannot read.
+//! three seconds that it has stopped, has to start again at the number after the last one, and has to get
+//! past messages that the client library cannot read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,8 +74,9 @@ pub(crate) struct Reading {
     /// The next message is the first one with at least this number.
     from: u64,
     consumer: Option<Consumer>,
-    /// The last consumer has ended before its first message.
-    is_suspicious: bool,
+    /// The connection was lost before much had come. It may have been for the next message from this number
+    /// on.
+    suspect: Option<u64>,
     /// Messages that there were behind `from` when the consumer was created.
     pending: u64,
 }
@@ -87,8 +88,9 @@ struct Consumer {
     count: u64,
 }
 
-/// What the reply subject of a message says: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer
-/// sequence>.<time>.<pending>`, or the same with `<domain>.<account hash>` before the stream and more behind.
+/// What the reply subject of a message says: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream
+/// sequence>.<consumer sequence>.<time>.<pending>`, or the same with `<domain>.<account hash>` before the
+/// stream and more behind.
 struct Position {
     number: u64,
     count: u64,
@@ -98,7 +100,7 @@ struct Position {
 
 impl Reading {
     pub(crate) fn new(api: Api, filter: Filter, from: u64) -> Reading {
-        Reading { api, filter, from: from.max(1), consumer: None, is_suspicious: false, pending: 0 }
+        Reading { api, filter, from: from.max(1), consumer: None, suspect: None, pending: 0 }
     }
 
     /// Goes on at another number.
@@ -123,7 +125,7 @@ impl Reading {
 
     /// Creates the consumer, where the next message comes from one.
     pub(crate) async fn prepare(&mut self) -> Result<(), Ended> {
-        if self.consumer.is_none() && self.is_suspicious {
+        if self.consumer.is_none() && self.suspect.is_some() {
             return Ok(());
         }
         self.open().await.map(|_| ())
@@ -131,15 +133,17 @@ impl Reading {
 
     /// The next message. After an error the next call starts again where it was.
     pub(crate) async fn next(&mut self, silence: Duration) -> Result<Received, Ended> {
-        if self.consumer.is_none() && self.is_suspicious {
+        if self.consumer.is_none()
+            && let Some(suspect) = self.suspect
+        {
             let subject = self.filter.subject.as_deref().unwrap_or(">");
-            let next = self.api.next_message(self.from, subject, CREATION).await;
+            let next = self.api.next_message(suspect, subject, CREATION).await;
             let next = next.map_err(Ended::NotCreated)?;
-            self.is_suspicious = false;
+            self.suspect = None;
             if let Some(message) = next.filter(|message| !message.is_readable) {
                 self.from = message.stored.number + 1;
                 // There may be more of them.
-                self.is_suspicious = true;
+                self.suspect = Some(self.from);
                 return Ok(Received::Unreadable(message.stored.number));
             }
         }
@@ -147,14 +151,15 @@ impl Reading {
         let Some(consumer) = &mut self.consumer else { return Err(Ended::Away) };
         match consumer.next(&self.api, silence).await {
             Ok(received) => {
-                self.is_suspicious = false;
                 if let Received::Message(message) = &received {
                     self.from = message.stored.number + 1;
                 }
                 Ok(received)
             }
             Err(ended) => {
-                self.is_suspicious = consumer.count == 0 && matches!(ended, Ended::Away);
+                // The first message may be one that was known before.
+                let is_suspicious = consumer.count <= 1 && matches!(ended, Ended::Away);
+                self.suspect = is_suspicious.then_some(self.from);
                 self.consumer = None;
                 Err(ended)
             }

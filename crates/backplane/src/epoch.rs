@@ -1,7 +1,7 @@
 //! The epoch of the stream, which all nodes have to agree on: it is part of the ids that subscribers have.
 //!
-//! It is in the bucket `<STREAM>_state` under the key `epoch`, with the time at which the stream was created. The
-//! first node that finds none, or one of another stream of the same name, gives a new one.
+//! It is in the bucket `<STREAM>_state` under the key `epoch`, with the time at which the stream was created.
+//! The first node that finds none, or one of another stream of the same name, gives a new one.
 
 use std::time::Duration;
 

@@ -184,8 +184,8 @@ impl Feeder {
         Ok(())
     }
 
-    /// Where numbers are missing before this one, the stream has dropped them, or somebody has deleted a message in
-    /// the middle.
+    /// Where numbers are missing before this one, the stream has dropped them, or somebody has deleted a
+    /// message in the middle.
     async fn check_hole(&mut self, number: u64) -> Result<(), ()> {
         if number == self.newest + 1 {
             return Ok(());

@@ -26,8 +26,8 @@ pub(crate) fn key_in_bucket(key: &str) -> Option<String> {
     is_key.then(|| format!("shared.{key}"))
 }
 
-/// Calls `watcher` with all values, and with each change, until the end. After a new connection it is called with
-/// all of them again.
+/// Calls `watcher` with all values, and with each change, until the end. After a new connection it is called
+/// with all of them again.
 pub(crate) async fn watch(shared: Arc<Shared>, watcher: Arc<Watcher>) {
     let prefix = shared.bucket.subject("shared.");
     let filter = Filter { subject: Some(format!("{prefix}>")), headers_only: false };
@@ -44,7 +44,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, watcher: Arc<Watcher>) {
                 watcher(key, (!is_deleted(&message.stored)).then_some(payload));
             }
             Ok(Received::Heartbeat | Received::Unreadable(_)) => {}
-            Err(Ended::Gap) => {}
+            Err(Ended::Gap | Ended::Away) => {}
             Err(_) => {
                 // The bucket may be another one now.
                 reading.restart(1);

@@ -1,7 +1,7 @@
 //! The connection to NATS, and requests over it.
 //!
-//! One subscription takes the answers to all requests. The library's own requests leave an entry behind for each
-//! one that is not answered, and while the servers are away none is.
+//! One subscription takes the answers to all requests. The library's own requests leave an entry behind for
+//! each one that is not answered, and while the servers are away none is.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, ServerError, StatusCode, Subscriber};
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, Message, ServerAddr, ServerError, StatusCode, Subscriber,
+};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, oneshot};
@@ -28,7 +30,8 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// The longest time between two attempts to connect.
 const MOST_DELAY: Duration = Duration::from_millis(500);
 
-/// Messages that one subscription holds. What the server sends before it waits for the flow control is 32 MiB.
+/// Messages that one subscription holds. What the server sends before it waits for the flow control is 32
+/// MiB.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 18;
 
 /// Commands to the connection that wait to be written.
@@ -239,6 +242,27 @@ fn denied_subject(text: &str) -> Option<&str> {
     is_publish.then(|| subject.split_once('"').map(|(subject, _)| subject)).flatten()
 }
 
+/// The user and the password in a URL, or a token. The library leaves them out.
+fn login_in(url: &str) -> Option<Login> {
+    let address: ServerAddr = url.parse().ok()?;
+    let name = percent_decoded(address.username()?)?;
+    Some(match address.password() {
+        Some(password) => Login::User(name, percent_decoded(password)?),
+        None => Login::Token(name),
+    })
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
 async fn settings(options: &NatsOptions, events: &Arc<Events>) -> Result<ConnectOptions, ConnectError> {
     let events = Arc::clone(events);
     let mut settings = ConnectOptions::new()
@@ -256,7 +280,8 @@ async fn settings(options: &NatsOptions, events: &Arc<Events>) -> Result<Connect
             let events = Arc::clone(&events);
             async move { events.note(&event) }
         });
-    match &options.login {
+    let login = options.login.clone().or_else(|| options.servers.iter().find_map(|url| login_in(url)));
+    match &login {
         Some(Login::User(name, password)) => {
             settings = settings.user_and_password(name.clone(), password.clone());
         }
@@ -288,7 +313,7 @@ async fn settings(options: &NatsOptions, events: &Arc<Events>) -> Result<Connect
         settings = settings.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
     }
     for url in &options.servers {
-        if let Err(error) = url.parse::<async_nats::ServerAddr>() {
+        if let Err(error) = url.parse::<ServerAddr>() {
             let what = format!(
                 "{:?} is no URL of a NATS server ({error}); use the form nats://host:port",
                 without_password(url)
@@ -302,6 +327,15 @@ async fn settings(options: &NatsOptions, events: &Arc<Events>) -> Result<Connect
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_login_is_read_from_the_url() {
+        let user = |name: &str, password: &str| Some(Login::User(name.to_owned(), password.to_owned()));
+        assert!(login_in("nats://me:secret@host") == user("me", "secret"));
+        assert!(login_in("me:p%40ss%25@host:4222") == user("me", "p@ss%"));
+        assert!(login_in("tls://token@host") == Some(Login::Token("token".to_owned())));
+        assert!(login_in("nats://host").is_none());
+    }
 
     #[test]
     fn the_subject_that_is_refused_is_read_from_the_error() {

@@ -172,7 +172,8 @@ fn is_plain(id: &EventId) -> bool {
     !id.starts_with(RESERVED_ID_PREFIX) && id.trim() == id && Cursor::parse(id).is_none()
 }
 
-/// The id of a message for an event whose own id is in use for other topics, or cannot be the id of a message.
+/// The id of a message for an event whose own id is in use for other topics, or cannot be the id of a
+/// message.
 fn qualified_id(id: &EventId, topics: &[Topic]) -> String {
     let mut topics: Vec<&Topic> = topics.iter().collect();
     topics.sort_unstable();
@@ -196,8 +197,8 @@ fn decode_text(value: &str) -> Option<String> {
     if value.starts_with('"') { serde_json::from_str(value).ok() } else { Some(value.to_owned()) }
 }
 
-/// Reads headers as the client library does. `None`: the library cannot read them, and gives up the connection
-/// over them.
+/// Reads headers as the client library does. `None`: the library cannot read them, and gives up the
+/// connection over them.
 pub(crate) fn parse_headers(bytes: &[u8]) -> Option<HeaderMap> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut lines = text.lines().peekable();

@@ -36,8 +36,9 @@ pub(crate) enum Login {
 }
 
 impl NatsOptions {
-    /// These servers, of one cluster. A URL is `nats://host:port` or `tls://host:port`, and may contain a user
-    /// and a password: `nats://user:password@host:port`.
+    /// These servers, of one cluster. A URL is `nats://host:port` or `tls://host:port`, and may contain a
+    /// user and a password: `nats://user:password@host:port`. All servers get those of the first URL that has
+    /// some. A user without a password is a token.
     pub fn new(servers: impl IntoIterator<Item = impl Into<String>>) -> NatsOptions {
         NatsOptions {
             servers: servers.into_iter().map(Into::into).collect(),
@@ -73,8 +74,8 @@ impl NatsOptions {
         NatsOptions { prefix: prefix.into(), ..self }
     }
 
-    /// The name of this node, which NATS shows among its connections and other nodes see in the list of nodes;
-    /// `fanfare` by default.
+    /// The name of this node, which NATS shows among its connections and other nodes see in the list of
+    /// nodes; `fanfare` by default.
     #[must_use]
     pub fn name(self, name: impl Into<String>) -> NatsOptions {
         NatsOptions { name: name.into(), ..self }
@@ -86,8 +87,8 @@ impl NatsOptions {
         NatsOptions { credentials_file: Some(path.into()), ..self }
     }
 
-    /// A PEM file with the certificate authorities that the server's certificate is checked against. Without it
-    /// these are the machine's own.
+    /// A PEM file with the certificate authorities that the server's certificate is checked against. Without
+    /// it these are the machine's own.
     #[must_use]
     pub fn ca_file(self, path: impl Into<PathBuf>) -> NatsOptions {
         NatsOptions { ca_file: Some(path.into()), ..self }
@@ -123,23 +124,23 @@ impl NatsOptions {
         NatsOptions { max_age: age, ..self }
     }
 
-    /// The size in bytes at which a stream that this node creates drops its oldest events; zero: never. 1 GiB by
-    /// default.
+    /// The size in bytes at which a stream that this node creates drops its oldest events; zero: never. 1 GiB
+    /// by default.
     #[must_use]
     pub fn max_bytes(self, bytes: u64) -> NatsOptions {
         NatsOptions { max_bytes: bytes, ..self }
     }
 
-    /// For how long a stream that this node creates knows the ids of messages; two minutes by default, as NATS has
-    /// it. An event that is published again within this time is not added again. Of a stream that is there it has
-    /// to be at least twice [`NatsOptions::ack_wait`].
+    /// For how long a stream that this node creates knows the ids of messages; two minutes by default, as
+    /// NATS has it. An event that is published again within this time is not added again. Of a stream that is
+    /// there it has to be at least twice [`NatsOptions::ack_wait`].
     #[must_use]
     pub fn duplicate_window(self, window: Duration) -> NatsOptions {
         NatsOptions { duplicate_window: window, ..self }
     }
 
-    /// Refuses a stream that is there and has other replicas, another age, size or duplicate window than these
-    /// options say. Without it, the differences are told: [`crate::NatsBackplane::differences`].
+    /// Refuses a stream that is there and has other replicas, another age, size or duplicate window than
+    /// these options say. Without it, the differences are told: [`crate::NatsBackplane::differences`].
     #[must_use]
     pub fn strict(self, is_strict: bool) -> NatsOptions {
         NatsOptions { is_strict, ..self }

@@ -1,11 +1,11 @@
 //! What is read back from the stream: [`fanfare_store::StoreReader`].
 //!
-//! All events come through a consumer that stays for the next page. The events of some topics are asked for one
-//! after the other, of the leader of the stream: it has all that was acknowledged, and it answers in a form in
-//! which no message can harm the connection.
+//! All events come through a consumer that stays for the next page. The events of some topics are asked for
+//! one after the other, of the leader of the stream: it has all that was acknowledged, and it answers in a
+//! form in which no message can harm the connection.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fanfare_proto::event::{EventId, Topic};
 use fanfare_store::encoding::event_bytes;
@@ -13,6 +13,7 @@ use fanfare_store::{Bounds, Error, Gone, Page, Query, Record, State, StoreReader
 use futures_util::future::try_join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::api::{ApiError, Fetched};
 use crate::consumer::{Ended, Filter, Incoming, Reading, Received};
@@ -29,6 +30,12 @@ const STEP: Duration = Duration::from_secs(1);
 
 /// After so long without a message the leader of the stream is asked whether there is one.
 const QUIET: Duration = Duration::from_millis(250);
+
+/// How often a read is tried before the engine has begun.
+const ATTEMPTS_AT_START: u32 = 10;
+
+/// Between two of these attempts.
+const REST: Duration = Duration::from_millis(200);
 
 /// Consumers that stay for the next page.
 const MOST_SESSIONS: usize = 3;
@@ -111,16 +118,25 @@ impl StoreReader for StreamReader {
             (page.up_to, page.is_end, page.gone) = (after, true, self.gone());
             return Ok(page);
         }
-        let shared = Arc::clone(&self.shared);
-        match query {
-            Query::All => {
-                let sessions = Arc::clone(&self.sessions);
-                self.wait(async move { read_all(&shared, &sessions, after, newest, bounds).await })
+        // An engine that starts asks once. It does not fail for a connection that is lost at this moment.
+        let mut attempts = if self.shared.has_begun() { 1 } else { ATTEMPTS_AT_START };
+        loop {
+            let shared = Arc::clone(&self.shared);
+            let page = match query {
+                Query::All => {
+                    let sessions = Arc::clone(&self.sessions);
+                    self.wait(async move { read_all(&shared, &sessions, after, newest, bounds).await })
+                }
+                Query::Topics(topics) => {
+                    let topics = topics.to_vec();
+                    self.wait(async move { read_topics(&shared, &topics, after, newest, bounds).await })
+                }
+            };
+            attempts -= 1;
+            if page.is_ok() || attempts == 0 || self.shared.has_ended() {
+                return page;
             }
-            Query::Topics(topics) => {
-                let topics = topics.to_vec();
-                self.wait(async move { read_topics(&shared, &topics, after, newest, bounds).await })
-            }
+            std::thread::sleep(REST);
         }
     }
 
@@ -258,7 +274,7 @@ impl Session {
                 Ok(Ok(received)) => return Ok(Some(received)),
                 Ok(Err(Ended::Gap)) => {}
                 // A message that nobody can read has ended the connection, perhaps.
-                Ok(Err(Ended::Away)) => shared.link.changed().await,
+                Ok(Err(Ended::Away | Ended::NotCreated(ApiError::Request(_)))) => shared.link.changed().await,
                 Ok(Err(ended)) => return Err(ended.to_string()),
             }
             if begin.elapsed() >= PATIENCE {

@@ -191,6 +191,7 @@ impl Shared {
             extent.target.store(last, Ordering::Relaxed);
         }
         let is_caught_up = is_current
+            && !self.has_ended()
             && extent.is_live.load(Ordering::Acquire)
             && !is_behind
             && (was || appended >= extent.target.load(Ordering::Relaxed));
@@ -204,6 +205,11 @@ impl Shared {
     pub(crate) fn set_feed(&self, feed: Feed) {
         *self.feed.write().unwrap_or_else(PoisonError::into_inner) = Some(feed);
         self.evaluate();
+    }
+
+    /// Whether the engine has begun, or has broken off since.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.is_broken() || self.with_feed(|_| ()).is_some()
     }
 
     /// Does something with the feed. `None`: it has broken off.
@@ -254,7 +260,7 @@ impl Shared {
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let appended = get(&extent.appended);
         NatsStatus {
-            is_connected: self.link.generation().is_some(),
+            is_connected: self.link.generation().is_some() && !self.has_ended(),
             is_caught_up: extent.is_caught_up.load(Ordering::Relaxed),
             behind: get(&extent.last).saturating_sub(appended),
             submitted: get(&counts.submitted),

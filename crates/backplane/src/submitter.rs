@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use fanfare::{Accepted, NotAccepted, Submission, SubmitFailure};
@@ -20,6 +20,7 @@ use fanfare_proto::event::Event;
 use fanfare_proto::frame::Identity;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::api::{ApiError, Fetched};
 use crate::message::{MessageId, Outgoing, RESERVED_ID_PREFIX};

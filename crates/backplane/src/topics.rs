@@ -8,17 +8,18 @@
 //! | `*`, `>`, `$x` | `fanfare.%2A`, `fanfare.%3E`, `fanfare.%24x` |
 //! | `a/`, `/`, `a//b` | `fanfare.a.%`, `fanfare.%.%`, `fanfare.a.%.b` |
 //!
-//! A slash separates the tokens of a subject. What a token cannot have is written as its bytes in UTF-8, each as
-//! `%` and two upper-case hexadecimal digits: `.`, `*`, `>`, `%`, white space of any script, the replacement
-//! character U+FFFD, and a `$` at the beginning of a token. A token without characters is `%` alone. Everything
-//! else stays as it is. A topic has one subject, and a subject that is written in another way has no topic.
+//! A slash separates the tokens of a subject. What a token cannot have is written as its bytes in UTF-8, each
+//! as `%` and two upper-case hexadecimal digits: `.`, `*`, `>`, `%`, white space of any script, the
+//! replacement character U+FFFD, and a `$` at the beginning of a token. A token without characters is `%`
+//! alone. Everything else stays as it is. A topic has one subject, and a subject that is written in another
+//! way has no topic.
 
 use std::fmt::Write;
 
 use fanfare_proto::event::Topic;
 
-/// The last token of the subject for events with several topics. No topic has it, because a topic's token does
-/// not begin with `$`.
+/// The last token of the subject for events with several topics. No topic has it, because a topic's token
+/// does not begin with `$`.
 const MULTI: &str = "$multi";
 
 /// The subjects of one stream.

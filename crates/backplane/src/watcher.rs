@@ -1,10 +1,11 @@
-//! Looks at the stream after each new connection, and once a second: where it begins and ends, and whether it is
-//! still the same one.
+//! Looks at the stream after each new connection, and once a second: where it begins and ends, and whether it
+//! is still the same one.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fanfare::LogBreak;
+use tokio::time::Instant;
 
 use crate::api::{ApiError, StreamInfo, code};
 use crate::epoch;
@@ -17,8 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long something has to be so before it is believed: a server that has just become the leader may not know
-/// all that the one before knew.
+/// How long something has to be so before it is believed: a server that has just become the leader may not
+/// know all that the one before knew.
 const BELIEF: Duration = Duration::from_secs(3);
 
 /// After so long without an answer over a connection that seems to work, another one is made.

@@ -8,5 +8,6 @@ mod cluster;
 mod faults;
 mod messages;
 mod nodes;
+mod replicas;
 mod start;
 mod support;

@@ -29,8 +29,8 @@ fn events_of_other_programs_are_delivered() {
     }
 }
 
-/// A message that is no event is left out, and is no gap. The client library cannot read the last ones, and gives
-/// up the connection over each: without more all nodes would do nothing else any more.
+/// A message that is no event is left out, and is no gap. The client library cannot read the last ones, and
+/// gives up the connection over each: without more all nodes would do nothing else any more.
 #[test]
 fn messages_that_are_no_events_are_left_out() {
     let server = server();
@@ -47,7 +47,6 @@ fn messages_that_are_no_events_are_left_out() {
         other.publish_acked("fanfare.$multi", &[], b"no topics").unwrap();
         other.publish_raw("fanfare.a", b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n", b"not UTF-8").unwrap();
         other.publish_raw("fanfare.a", b"NATS/1.0\r\nno colon\r\n\r\n", b"no colon").unwrap();
-        other.publish_raw("fanfare.a", b"NATS/1.0 many\r\n\r\n", b"no status").unwrap();
         other.publish_raw("fanfare.a", b"NATS/1.0 503 Sorry\r\n\r\n", b"a status").unwrap();
         other.flush().unwrap();
     };
@@ -60,7 +59,7 @@ fn messages_that_are_no_events_are_left_out() {
     for data in ["a status", "between", "a status", "end"] {
         assert_eq!(next_data(&mut client), data);
     }
-    assert_eq!(node.backplane.status().messages_without_event, 16);
+    assert_eq!(node.backplane.status().messages_without_event, 14);
     assert_eq!(node.hub().log_break(), None);
 
     // The same where they are read back.

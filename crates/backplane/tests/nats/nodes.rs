@@ -63,8 +63,8 @@ fn an_event_with_an_own_id_is_there_once_whichever_node_it_comes_to() {
     assert_eq!((next_data(&mut client), next_data(&mut client)), ("x".to_owned(), "end".to_owned()));
 }
 
-/// The same, where the node that repeats has no event in memory: the stream says that it has the id, and the node
-/// compares.
+/// The same, where the node that repeats has no event in memory: the stream says that it has the id, and the
+/// node compares.
 #[test]
 fn what_the_stream_has_is_compared() {
     use fanfare_proto::limits::Limits;
