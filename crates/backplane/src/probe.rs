@@ -121,9 +121,53 @@ async fn probe(address: &ServerAddr) -> Found {
                 let said = String::from_utf8_lossy(&bytes[..count]);
                 return Found::Other(said.lines().next().unwrap_or_default().to_owned());
             }
+            // A balancer takes connections for a server that is away, and ends them at once.
+            Ok(_) if words.is_empty() => {
+                return Found::Nothing("the connection is closed at once".to_owned());
+            }
             Ok(_) => return Found::Silent,
             Err(_) => {}
         }
     }
     Found::Silent
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream as Socket};
+
+    use super::*;
+
+    /// What is found at a server that does this with its connection.
+    fn found(serve: impl FnOnce(Socket) + Send + 'static) -> Found {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("nats://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let server = std::thread::spawn(move || serve(listener.accept().unwrap().0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let found = runtime.block_on(probe(&address));
+        server.join().unwrap();
+        found
+    }
+
+    /// A node that began while NATS was away behind a balancer gave up at once: what ends connections was
+    /// taken for another server.
+    #[test]
+    fn a_balancer_without_a_server_is_no_other_server() {
+        assert!(matches!(found(drop), Found::Nothing(_)));
+    }
+
+    #[test]
+    fn what_speaks_tells_what_it_is() {
+        let says = |words: &'static [u8]| {
+            move |mut stream: Socket| {
+                stream.write_all(words).unwrap();
+                let _ = stream.read(&mut [0; 64]);
+            }
+        };
+        assert_eq!(found(says(b"INFO {}\r\n")), Found::Nats);
+        assert_eq!(found(says(b"SSH-2.0\r\nmore")), Found::Other("SSH-2.0".to_owned()));
+        // It ends the connection over words that it does not know.
+        assert_eq!(found(|mut stream| drop(stream.read(&mut [0; 64]))), Found::Silent);
+    }
 }

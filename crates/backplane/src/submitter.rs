@@ -83,6 +83,8 @@ struct Flight {
     subject: String,
     bytes: usize,
     is_qualified: bool,
+    /// The newest number that the stream was known to have before the event was sent.
+    newest_before: u64,
     first_sent: Instant,
     last_sent: Instant,
     /// When it is to be sent again, whatever else.
@@ -203,6 +205,7 @@ impl Submitter {
                 subject: String::new(),
                 bytes,
                 is_qualified: false,
+                newest_before: self.shared.delivered(),
                 first_sent: now,
                 last_sent: now,
                 resend_at: None,
@@ -281,6 +284,16 @@ impl Submitter {
             _ => verdict_of(&answer.payload, &self.shared.options.stream),
         };
         match verdict {
+            // Another stream of the same name has it, of which this node does not know yet: the number is none
+            // of the epoch here.
+            Verdict::Stored { number: stored, is_duplicate: false } if stored <= flight.newest_before => {
+                self.shared.link.note_error(format!(
+                    "an event was given the number {stored}, and the stream had {} before",
+                    flight.newest_before
+                ));
+                self.shared.check_now.notify_one();
+                self.finish(number, Err(SubmitFailure::Undecided));
+            }
             Verdict::Stored { number: stored, is_duplicate: false } => {
                 self.accept(number, Accepted { number: stored, is_duplicate: false });
             }

@@ -73,7 +73,11 @@ impl NatsClient {
         NatsClient::connect_within(address, credentials, PATIENCE)
     }
 
-    pub(super) fn connect_within(
+    /// As [`NatsClient::connect_as`], with a time for each step: a paused server takes connections.
+    ///
+    /// # Errors
+    /// As with [`NatsClient::connect_as`].
+    pub fn connect_within(
         address: SocketAddr,
         credentials: Option<&NatsCredentials>,
         patience: Duration,
@@ -163,7 +167,22 @@ impl NatsClient {
         headers: &[(&str, &str)],
         payload: &[u8],
     ) -> Result<Acknowledgement, String> {
-        let message = self.request_with(subject, headers, payload, PATIENCE)?;
+        self.publish_acked_within(subject, headers, payload, PATIENCE)
+    }
+
+    /// As [`NatsClient::publish_acked`], with a time for the acknowledgement. Without one in time the stream may
+    /// have the message.
+    ///
+    /// # Errors
+    /// As with [`NatsClient::publish_acked`].
+    pub fn publish_acked_within(
+        &mut self,
+        subject: &str,
+        headers: &[(&str, &str)],
+        payload: &[u8],
+        patience: Duration,
+    ) -> Result<Acknowledgement, String> {
+        let message = self.request_with(subject, headers, payload, patience)?;
         let answer = json_answer(subject, &message)?;
         match (answer["stream"].as_str(), answer["seq"].as_u64()) {
             (Some(stream), Some(seq)) => Ok(Acknowledgement {

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use fanfare_testkit::nats::NatsClient;
 use serde_json::{Value, json};
 
-use crate::cluster::records::{Ledger, TOPICS, own_id, topics};
+use crate::cluster::records::{Ledger, TOPICS, own_id, topic, topics};
 use crate::event::{self, MARKER};
 use crate::http::{Answer, NoAnswer, PublishConnection};
 
@@ -35,6 +36,12 @@ pub(super) enum Kind {
 }
 
 const KINDS: [Kind; 4] = [Kind::Safe, Kind::SafeBatch, Kind::Once, Kind::OnceBatch];
+
+/// The pause between two events of the other NATS program.
+const PULSE: Duration = Duration::from_millis(12);
+
+/// How long the other NATS program waits for an acknowledgement before it publishes the event again.
+const PULSE_TIME: Duration = Duration::from_millis(700);
 
 /// What publishers observed.
 #[derive(Debug, Default)]
@@ -68,8 +75,9 @@ pub(super) struct Publishers {
 
 struct Shared {
     nodes: Vec<SocketAddr>,
-    /// Each publisher holds its lock while it publishes.
-    work: [Mutex<()>; KINDS.len()],
+    servers: Vec<SocketAddr>,
+    /// Each publisher holds its lock while it publishes. The last one is of the other NATS program.
+    work: [Mutex<()>; KINDS.len() + 1],
     pause: AtomicBool,
     stop: AtomicBool,
     ledger: Arc<Ledger>,
@@ -77,14 +85,17 @@ struct Shared {
 }
 
 impl Publishers {
+    /// Starts publishers that publish to nodes, and one that publishes to NATS servers. They are paused.
     pub(super) fn start(
         nodes: &[SocketAddr],
+        servers: &[SocketAddr],
         ledger: &Arc<Ledger>,
         answers: &Arc<Answers>,
         random: &mut fastrand::Rng,
     ) -> Publishers {
         let shared = Arc::new(Shared {
             nodes: nodes.to_vec(),
+            servers: servers.to_vec(),
             work: Default::default(),
             pause: AtomicBool::new(true),
             stop: AtomicBool::new(false),
@@ -95,7 +106,9 @@ impl Publishers {
             let (shared, random) = (Arc::clone(&shared), random.fork());
             thread::spawn(move || shared.publish_steadily(index, kind, random))
         };
-        let threads = KINDS.into_iter().enumerate().map(spawn).collect();
+        let mut threads: Vec<_> = KINDS.into_iter().enumerate().map(spawn).collect();
+        let pulse = Arc::clone(&shared);
+        threads.push(thread::spawn(move || pulse.publish_as_other_program()));
         Publishers { shared, threads }
     }
 
@@ -141,6 +154,65 @@ impl Shared {
             drop(working);
             thread::sleep(PAUSE.mul_f64(2.0 * random.f64()));
         }
+    }
+}
+
+impl Shared {
+    /// Another NATS program publishes to one topic after the other, at a steady pace. It does not depend on
+    /// the nodes, so that it shows when a node delivers again.
+    fn publish_as_other_program(&self) {
+        let (mut client, mut next, mut server) = (None, 0, 0);
+        let mut data = String::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let working = self.work[KINDS.len()].lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.pause.load(Ordering::Relaxed) {
+                let (mask, topic) = (1 << next, topic(next));
+                next = (next + 1) % TOPICS;
+                let key = self.ledger.begin(&[mask], true);
+                event::render(key as u64, mask, 20, &mut data);
+                let (subject, id) = (format!("fanfare.{}", topic.replace('/', ".")), own_id(key));
+                let deadline = self.ledger.now() + PATIENCE;
+                while !self.stop.load(Ordering::Relaxed) {
+                    let taken = self.connected(&mut client, server).and_then(|client| {
+                        client.publish_acked_within(
+                            &subject,
+                            &[("Nats-Msg-Id", &id)],
+                            data.as_bytes(),
+                            PULSE_TIME,
+                        )
+                    });
+                    match taken {
+                        Ok(_) => {
+                            self.ledger.acknowledged(key, 1);
+                            break;
+                        }
+                        Err(problem) if self.ledger.now() > deadline => {
+                            self.answers.note(format!("NATS takes no event within {PATIENCE:?}: {problem}"));
+                            break;
+                        }
+                        Err(_) => {
+                            client = None;
+                            server += 1;
+                            thread::sleep(PULSE);
+                        }
+                    }
+                }
+            }
+            drop(working);
+            thread::sleep(PULSE);
+        }
+    }
+
+    fn connected<'client>(
+        &self,
+        client: &'client mut Option<NatsClient>,
+        server: usize,
+    ) -> Result<&'client mut NatsClient, String> {
+        if client.is_none() {
+            let address = self.servers[server % self.servers.len()];
+            *client = Some(NatsClient::connect_within(address, None, PULSE_TIME)?);
+        }
+        client.as_mut().ok_or_else(|| "there is no client".to_owned())
     }
 }
 

@@ -218,7 +218,9 @@ fn of_single_nats() -> Vec<Script> {
     let script = |name: &str, steps: &[Step]| Script::new(name, Topology::Single, steps);
     let nats = Servers::All;
     vec![
-        script("kill NATS for 1 s", &[KillNats(nats), Wait(1000), StartNats]).refuses().smoke(),
+        script("kill NATS for 1 s", &[KillNats(nats), Wait(1000), StartNats]).smoke(),
+        // Longer than a publish waits (--nats-wait).
+        script("kill NATS for 4 s", &[KillNats(nats), Wait(4000), StartNats]).refuses(),
         script("kill NATS and start it at once", &[KillNats(nats), StartNats]),
         script("kill NATS for 10 s", &[KillNats(nats), AwaitUnready(0), Wait(10_000), StartNats]).refuses(),
         script("stop NATS for 1 s", &[StopNats(nats), Wait(1000), StartNats]),

@@ -23,6 +23,9 @@ use crate::server::{self, Plan, Server};
 
 const NODES: usize = 3;
 
+/// The port of each node, on an address of its own.
+const PORT: u16 = 8840;
+
 /// Subscribers that stay for all scripts of a world.
 const SUBSCRIBERS: usize = 36;
 
@@ -131,9 +134,10 @@ impl World {
             addresses.push(server.address);
             nodes.push(Node { server: Some(server), starting: None, is_up: true, is_paused: false });
         }
+        let servers: Vec<SocketAddr> = nats.servers().iter().map(NatsServer::address).collect();
         let ledger = Arc::new(Ledger::new(clock));
         let answers = Arc::new(Answers::default());
-        let publishers = Publishers::start(&addresses, &ledger, &answers, &mut random);
+        let publishers = Publishers::start(&addresses, &servers, &ledger, &answers, &mut random);
         let mut world = World {
             topology,
             publishers,
@@ -365,7 +369,7 @@ impl World {
             Step::Full => {
                 let mut client = self.client()?;
                 self.before_full = Some(client.stream_info(STREAM)?["config"].take());
-                client.update_stream(STREAM, &json!({ "max_bytes": 1, "discard": "new" }))?;
+                client.update_stream(STREAM, &json!({ "max_msgs": 1, "discard": "new" }))?;
             }
             Step::NotFull => self.not_full()?,
             Step::FillStore => self.fill_store()?,
@@ -641,12 +645,14 @@ fn plan(
     let host = Ipv4Addr::new(127, 78, random.u8(1..=254), random.u8(1..=254));
     let urls: Vec<String> = links.iter().map(|link| format!("nats://{}", link.address())).collect();
     let replicas = if topology == Topology::Cluster { "3" } else { "1" };
-    let more = ["--nats", &urls.join(","), "--stream", STREAM, "--stream-replicas", replicas];
+    let more =
+        ["--admin", "off", "--nats", &urls.join(","), "--stream", STREAM, "--stream-replicas", replicas];
     Ok(Plan {
         program: server::find_program()?,
         // Nodes of both kinds share a log.
         backend: if index == 1 { "io-uring" } else { "epoll" }.to_owned(),
-        listen: SocketAddr::from((host, 0)),
+        // A node that begins again in the same process has the port that its options name.
+        listen: SocketAddr::from((host, PORT)),
         shards: 2,
         bounds: server::LARGE,
         descriptors: None,
