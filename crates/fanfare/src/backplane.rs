@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use fanfare_proto::event::Event;
 use fanfare_store::{Record, StoreReader};
@@ -50,7 +51,8 @@ pub trait Backplane: Send + Sync {
 /// The events of one publish, on their way to the shared log. Where it is dropped, its publisher learns that
 /// the outcome is unknown; or, if [`Submission::begin`] was not called, that nothing was published.
 pub struct Submission {
-    events: Vec<Event>,
+    /// The publisher has them, too: what is not accepted goes back to it.
+    events: Arc<[Event]>,
     slot: Arc<SubmissionSlot>,
     is_done: bool,
 }
@@ -107,6 +109,8 @@ pub enum LogBreak {
         /// All up to this number are gone, or some of them.
         up_to: u64,
     },
+    /// What reads the log has ended by itself, which is a fault of it.
+    Failed(String),
 }
 
 /// Where a [`Backplane`] puts what is in the shared log.
@@ -133,7 +137,7 @@ pub enum FeedError {
 }
 
 impl Submission {
-    pub(crate) fn new(events: Vec<Event>, slot: Arc<SubmissionSlot>) -> Submission {
+    pub(crate) fn new(events: Arc<[Event]>, slot: Arc<SubmissionSlot>) -> Submission {
         Submission { events, slot, is_done: false }
     }
 
@@ -222,17 +226,23 @@ impl Feed {
         self.log.newest().load(Ordering::Relaxed)
     }
 
-    /// Whether this node has everything that the shared log has, as far as it knows. While it has not, a
-    /// subscriber that comes with a number which is not here is turned away, and comes back: it must not be told of
-    /// a gap that is none. In the beginning it has not.
-    pub fn set_caught_up(&self, is_caught_up: bool) {
-        self.log.set_caught_up(is_caught_up);
+    /// The time on the engine's clock, for [`Feed::note_end`].
+    pub fn now(&self) -> Duration {
+        self.sequencer.now()
+    }
+
+    /// The shared log ended at this number when it was asked, at the time `asked` or later.
+    ///
+    /// A subscriber may come with a number that is not here. It waits for the number. Where the log was asked after
+    /// the subscriber had come, and has no such number, nobody has given it: the subscriber is told of a gap.
+    /// Otherwise it is turned away, and comes back: the number may be in the log, and a gap would be none.
+    pub fn note_end(&self, asked: Duration, last: u64) {
+        self.log.note_end(asked, last);
     }
 
     /// The engine cannot go on with this log. Nothing is appended any more: the owner of the engine stops it, and
     /// starts another one, whose subscribers learn of the gap ([`crate::Hub::log_break`]).
     pub fn break_off(self, why: LogBreak) {
-        self.log.set_caught_up(false);
         let _ = self.broken.set(why);
     }
 }
@@ -253,6 +263,7 @@ impl fmt::Display for LogBreak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LogBreak::NewEpoch(why) => write!(f, "the shared log begins a new epoch: {why}"),
+            LogBreak::Failed(why) => write!(f, "the shared log is not read any more: {why}"),
             LogBreak::Lost { up_to } => {
                 write!(f, "the shared log has dropped events up to {up_to} before this node has read them")
             }

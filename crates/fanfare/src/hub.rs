@@ -667,7 +667,8 @@ impl Hub {
     pub(crate) fn begin_feed(&self) {
         let Some(shared) = &self.inner.backplane else { return };
         let (sequencer, log) = (Arc::clone(&self.inner.sequencer), Arc::clone(&self.inner.common.log));
-        log.set_caught_up(false);
+        // At the time zero: nobody has come so far.
+        log.note_end(Duration::ZERO, 0);
         let after = log.newest().load(Ordering::Relaxed);
         let (broken, skipped) = (Arc::clone(&shared.broken), Arc::clone(&shared.skipped));
         shared.backplane.begin(Feed::new(sequencer, log, broken, skipped), after);

@@ -28,7 +28,7 @@ use crate::counts::TopicCounts;
 use crate::history::{HistoryQueue, ShardHistory};
 use crate::hub::{ReleaseQueue, Repetitions, WaitingPublishers};
 use crate::mailbox::Mailbox;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, lock};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
 
 /// An empty log with the bounds of an engine.
 pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
@@ -53,8 +53,16 @@ pub(crate) struct ProcessLog {
     /// waited for a release before each of its sleeps would deliver nothing meanwhile. Relaxed: the shard is
     /// woken after it was made earlier.
     trims_at: AtomicU64,
-    /// Whether this node has everything that a log which nodes share has. Without such a log it always has.
-    is_caught_up: AtomicBool,
+    /// Where a log that nodes share was last known to end. `None`: there is no such log.
+    shared_end: Mutex<Option<SharedEnd>>,
+}
+
+/// Where a log that nodes share ended at some time.
+#[derive(Clone, Copy, Debug)]
+struct SharedEnd {
+    /// It was asked at this time or later.
+    asked: Duration,
+    last: u64,
 }
 
 struct State {
@@ -117,7 +125,7 @@ impl ProcessLog {
             local: shards,
             newest: Arc::new(AtomicU64::new(log.newest())),
             trims_at: AtomicU64::new(nanoseconds_or_never(log.next_expiry())),
-            is_caught_up: AtomicBool::new(true),
+            shared_end: Mutex::new(None),
             state: Mutex::new(State {
                 log,
                 unreleased: ReleaseQueue::default(),
@@ -153,13 +161,15 @@ impl ProcessLog {
         LockedLog { process: self, state: lock(&self.state) }
     }
 
-    /// Whether this node has everything that a log which nodes share has, as far as it knows.
-    pub(crate) fn is_caught_up(&self) -> bool {
-        self.is_caught_up.load(Ordering::Relaxed)
+    /// Notes where a log that nodes share ends.
+    pub(crate) fn note_end(&self, asked: Duration, last: u64) {
+        *lock(&self.shared_end) = Some(SharedEnd { asked, last });
     }
 
-    pub(crate) fn set_caught_up(&self, is_caught_up: bool) {
-        self.is_caught_up.store(is_caught_up, Ordering::Relaxed);
+    /// Whether this number, which is not here, was never given: as far as is known by an answer that was asked for
+    /// after this time. Where nodes share no log, it never was.
+    fn was_never_given(&self, number: u64, since: Duration) -> bool {
+        lock(&self.shared_end).is_none_or(|end| end.asked >= since && end.last < number)
     }
 
     /// Makes the shard that trims check the log as soon as it is awake.
@@ -422,9 +432,9 @@ impl SharedLog {
         (at != u64::MAX).then(|| Duration::from_nanos(at))
     }
 
-    /// Whether this node has everything that a log which nodes share has, as far as it knows.
-    pub(crate) fn is_caught_up(&self) -> bool {
-        self.process.is_caught_up()
+    /// Whether this number, which is not here, was never given, as far as was learned after this time.
+    pub(crate) fn was_never_given(&self, number: u64, since: Duration) -> bool {
+        self.process.was_never_given(number, since)
     }
 
     /// The index of this shard.

@@ -119,7 +119,9 @@ impl Node {
         loop {
             let mut state = self.log.state.lock().unwrap();
             while self.has(|links| &links.is_deaf) || state.0 == after {
-                feed.set_caught_up(!self.has(|links| &links.is_deaf));
+                if !self.has(|links| &links.is_deaf) {
+                    feed.note_end(feed.now(), state.0);
+                }
                 if self.has(|links| &links.has_ended) {
                     return;
                 }
@@ -328,9 +330,10 @@ fn a_publisher_that_gives_up_learns_what_may_have_happened() {
     let hub = engine.hub();
     let mut client = subscribe(&hub);
     node.set(|links| &links.keeps, true);
-    let give_up =
-        |data| hub.publish_wait(&mut vec![event(data)], Duration::from_millis(20)).unwrap_err().error;
-    assert_eq!(give_up("never"), PublishError::NotStored(StoreFailure::Unreachable));
+    let mut never = vec![event("never")];
+    let given_up = hub.publish_wait(&mut never, Duration::from_millis(20)).unwrap_err();
+    assert_eq!(given_up.error, PublishError::NotStored(StoreFailure::Unreachable));
+    assert_eq!(never, [event("never")], "it is given back");
     let submission = node.links.kept.lock().unwrap().pop().unwrap();
     assert!(submission.is_cancelled());
     Node::answer(submission, &log);
@@ -385,10 +388,11 @@ fn an_own_id_is_published_once_over_all_nodes() {
     // This node has not got the first one, so the log decides.
     other.set(|links| &links.is_deaf, true);
     publish(&hubs[0], with_id("y", "3")).unwrap();
-    let mut late = vec![event("before"), with_id("y", "4"), event("behind")];
+    let mut late = vec![event("before"), with_id("y", "4"), event("behind"), with_id("x", "1")];
     let conflict = hubs[1].publish_wait(&mut late, Duration::from_secs(1)).unwrap_err();
     assert_eq!(conflict.error, PublishError::IdConflict { index: 0 }, "of those that were not taken");
     assert_eq!(conflict.published.unwrap().count, 1);
+    assert_eq!(late, [with_id("y", "4"), event("behind"), with_id("x", "1")], "they are given back");
     other.set(|links| &links.is_deaf, false);
     publish(&hubs[0], event("last")).unwrap();
     let data: Vec<String> = (0..6).map(|_| next(&mut client).0).collect();

@@ -53,8 +53,9 @@ pub enum PublishError {
     /// are neither in [`Interrupted::published`] nor given back may be published again only where each has an
     /// own id, so that none is published twice.
     Undecided,
-    /// The durable store has not taken the events. Those of an earlier part of the same publish are stored
-    /// and visible. Events that were refused so are not given back.
+    /// The durable store, or the log that nodes share, has not taken the events. Those of an earlier part of the
+    /// same publish are stored and visible. A store gives events that it has refused so not back, and a shared log
+    /// does.
     NotStored(StoreFailure),
     /// The engine drains or has stopped.
     Stopped,

@@ -225,6 +225,14 @@ impl PublishFuture<'_> {
         self.publishing.published.as_ref()
     }
 
+    /// Waits no longer, and says what is certain: what was published, and why the rest was not. Those events that
+    /// are certainly not published are back in the publisher's vector.
+    ///
+    /// A future that is dropped does the same, and does not say it.
+    pub fn give_up(mut self) -> Interrupted {
+        self.publishing.interrupted(PublishError::Busy)
+    }
+
     /// Whether some events have their numbers, and it is not known yet whether the durable store takes them.
     /// They become visible if it does, also where this is dropped: [`PublishError::Undecided`].
     pub fn is_undecided(&self) -> bool {
@@ -421,8 +429,9 @@ impl<'hub> Publishing<'hub> {
 
     fn interrupted(&mut self, error: PublishError) -> Interrupted {
         self.leave();
-        if let Some(submitted) = self.submitted.take() {
+        if let Some(submitted) = &self.submitted {
             let error = submitted.error_of_interruption(error);
+            self.give_back();
             return Interrupted { error, published: self.published.take() };
         }
         let is_decided = matches!(
@@ -449,9 +458,7 @@ impl<'hub> Publishing<'hub> {
 
 impl Drop for Publishing<'_> {
     fn drop(&mut self) {
-        if let Some(submitted) = &self.submitted {
-            submitted.cancel();
-        }
+        self.give_back();
         self.leave();
     }
 }

@@ -334,12 +334,9 @@ impl Part {
             let mut publishing = control.hub.publish_async(&mut part.events);
             let result = match tokio::time::timeout(ROOM_TIME, &mut publishing).await {
                 Ok(result) => result,
-                // The durable log has them, and does not say whether it keeps them.
-                Err(_) if publishing.is_undecided() => {
-                    return Err(sum.describe(refused(&PublishError::Undecided)));
-                }
-                Err(_) if sum.is_empty() && publishing.published().is_none() => {
-                    return Err(sum.describe(refused(&PublishError::Busy)));
+                // It cannot wait for the rest, or the log has them and does not say whether it keeps them.
+                Err(_) if publishing.is_undecided() || sum.is_empty() && publishing.published().is_none() => {
+                    Err(publishing.give_up())
                 }
                 Err(_) => (&mut publishing).await,
             };
@@ -352,7 +349,6 @@ impl Part {
                     if !is_worth_another_try {
                         return Err(sum.describe(refused(&interrupted.error)));
                     }
-                    drop(publishing);
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
             }
@@ -384,16 +380,8 @@ async fn publish_waiting(
         Ok(Ok(published)) => return Ok(published),
         Ok(Err(interrupted)) => (interrupted.error, interrupted.published),
         Err(_) => {
-            let published = publishing.published().cloned();
-            let is_undecided = publishing.is_undecided();
-            drop(publishing);
-            // All that have a number become visible behind older ones: a second try would publish them twice.
-            let error = match events.is_empty() {
-                _ if is_undecided => PublishError::Undecided,
-                true => PublishError::Unreleased,
-                false => PublishError::Busy,
-            };
-            (error, published)
+            let interrupted = publishing.give_up();
+            (interrupted.error, interrupted.published)
         }
     };
     if let Some(published) = published {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fanfare_proto::cursor::Cursor;
-use fanfare_proto::event::EventId;
+use fanfare_proto::event::{Event, EventId};
 
 use super::super::line::WaitBy;
 use super::super::{Duplicate, Hub, Interrupted, PublishError, Published, SubmissionSlot};
@@ -16,6 +16,8 @@ use crate::store::StoreFailure;
 /// What the shared log was given of one publish.
 pub(super) struct Submitted {
     slot: Arc<SubmissionSlot>,
+    /// What the log was given.
+    given: Arc<[Event]>,
     /// Every event of the publish, in order.
     events: Vec<SubmittedEvent>,
     /// What the log has said; `None`: nothing so far.
@@ -25,8 +27,9 @@ pub(super) struct Submitted {
 /// An event of the publish.
 struct SubmittedEvent {
     own_id: Option<EventId>,
-    /// The number of the same event, where the log in memory has it: the shared log was not given it again.
-    repeats: Option<u64>,
+    /// The number of the same event, where the log in memory has it, and this event: the shared log was not given
+    /// it again.
+    repeats: Option<(u64, Event)>,
 }
 
 /// What the shared log has said.
@@ -35,17 +38,14 @@ struct Answer {
     error: Option<PublishError>,
     /// The part of them that is published is visible when the newest number has reached this one.
     number: u64,
+    /// Events from the first one on that are published.
+    count: usize,
 }
 
 impl Submitted {
     /// Whether the events may be in the log, and no answer has come.
     pub(super) fn has_begun(&self) -> bool {
         self.answer.is_none() && self.slot.has_begun()
-    }
-
-    /// The publisher leaves.
-    pub(super) fn cancel(&self) {
-        self.slot.cancel();
     }
 
     /// What the publisher learns that leaves for this reason.
@@ -64,6 +64,27 @@ impl Submitted {
 }
 
 impl Publishing<'_> {
+    /// Ends the publish to the shared log: puts back what is certainly not published.
+    pub(super) fn give_back(&mut self) {
+        let Some(Submitted { slot, given, events, answer }) = self.submitted.take() else { return };
+        let published = match &answer {
+            Some(Answer { error: Some(PublishError::Undecided), .. }) => return,
+            Some(Answer { count, .. }) => *count,
+            None if slot.cancel() => 0,
+            None => return,
+        };
+        let mut given = given.iter();
+        for (index, event) in events.into_iter().enumerate() {
+            let event = match event.repeats {
+                Some((_, event)) => Some(event),
+                None => given.next().cloned(),
+            };
+            if index >= published {
+                self.unpublished.queue.extend(event);
+            }
+        }
+    }
+
     /// Gives the events to the shared log, or looks whether it has answered. `None`: not yet, and the publisher
     /// has a position in the line.
     pub(super) fn attempt_shared(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
@@ -75,14 +96,14 @@ impl Publishing<'_> {
         let waiting = &self.hub.inner.common.waiting;
         loop {
             let submitted = self.submitted.as_mut()?;
-            if let Some(Answer { number, error }) = &submitted.answer {
+            if let Some(Answer { number, error, .. }) = &submitted.answer {
                 if error.is_none() && !self.hub.inner.sequencer.is_visible(*number, &mut self.position, by) {
                     let is_closed = waiting.is_closed();
                     return is_closed.then(|| Err(self.interrupted(PublishError::Stopped)));
                 }
                 let error = error.clone();
                 self.leave();
-                self.submitted = None;
+                self.give_back();
                 let published = self.published.take();
                 return Some(match (error, published) {
                     (None, Some(published)) => Ok(published),
@@ -129,19 +150,21 @@ impl Publishing<'_> {
                 if first.is_some_and(|frame| !frame.says_the_same(event)) {
                     return Err(PublishError::IdConflict { index });
                 }
-                events.push(SubmittedEvent { own_id, repeats: first.map(|frame| frame.seq()) });
+                // The event itself is added below: it is still in the queue.
+                let repeats = first.map(|frame| (frame.seq(), event.clone()));
+                events.push(SubmittedEvent { own_id, repeats });
             }
         }
         let slot = shared.submissions.slot(&inner.common.waiting).ok_or(PublishError::Stopped)?;
         let given = events.iter().zip(queue.drain(..)).filter(|(event, _)| event.repeats.is_none());
-        let given: Vec<_> = given.map(|(_, event)| event).collect();
+        let given: Arc<[Event]> = given.map(|(_, event)| event).collect();
         if given.is_empty() {
             slot.begin();
             slot.complete(Ok(Vec::new()));
         } else {
-            shared.backplane.submit(Submission::new(given, Arc::clone(&slot)));
+            shared.backplane.submit(Submission::new(Arc::clone(&given), Arc::clone(&slot)));
         }
-        self.submitted = Some(Submitted { slot, events, answer: None });
+        self.submitted = Some(Submitted { slot, given, events, answer: None });
         Ok(())
     }
 }
@@ -163,8 +186,8 @@ impl Submitted {
         let mut duplicates = Vec::new();
         let mut count = 0;
         for (index, event) in self.events.iter().enumerate() {
-            let (of_event, is_duplicate) = match event.repeats {
-                Some(number) => (number, true),
+            let (of_event, is_duplicate) = match &event.repeats {
+                Some((number, _)) => (*number, true),
                 None => match accepted.next() {
                     Some(Accepted { number, is_duplicate }) => (number, is_duplicate),
                     None => break,
@@ -201,6 +224,6 @@ impl Submitted {
             SubmitFailure::TooLarge { limit } => PublishError::TooLarge { index: 0, limit },
             SubmitFailure::Undecided => PublishError::Undecided,
         });
-        (Answer { error, number }, published)
+        (Answer { error, number, count }, published)
     }
 }

@@ -115,8 +115,11 @@ impl<I: Io> Shard<I> {
                 return;
             }
             begun += 1;
-            if !has_come && matches!(resuming.awaits, Awaits::Number(_)) && !self.links.log.is_caught_up() {
-                // Its number may be in a log that nodes share, which this node has not read so far.
+            if !has_come
+                && let Awaits::Number(number) = resuming.awaits
+                && !self.links.log.was_never_given(number, resuming.until.saturating_sub(AHEAD_WAIT))
+            {
+                // Its number may be in a log that nodes share, and this node has not read it so far.
                 self.counts.turned_away += 1;
                 self.closing.push((resuming.socket, None));
                 continue;
