@@ -113,9 +113,7 @@ fn all_includes_requests_about_which_a_decision_is_under_way() {
         }
         assert_eq!(hub.counts().closed_for(CloseReason::Shed), STREAMS as u64);
         ticket.decide(Decision::Subscribe(subscribe));
-        let mut answer = Vec::new();
-        undecided.read_to_end(&mut answer).unwrap();
-        assert_eq!(answer, b"", "its client asks again");
+        assert_eq!(undecided.read(&mut [0]).unwrap(), 0, "its client asks again");
         // What is decided anew knows what was done before the order.
         let again = ask(address, "/later");
         let (subscribe, ticket) = tickets.recv_timeout(PATIENCE).unwrap();
