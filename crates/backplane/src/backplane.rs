@@ -236,14 +236,25 @@ async fn attempt(options: &NatsOptions) -> Result<Beginning, ConnectError> {
     let answers = link.answers().await.map_err(|error| {
         ConnectError::new(ConnectErrorKind::Unreachable, format!("the connection to NATS is lost: {error}"))
     })?;
-    tokio::spawn(Arc::clone(&link).dispatch(answers));
+    let dispatch = tokio::spawn(Arc::clone(&link).dispatch(answers));
+    let keeps_alive = tokio::spawn(Arc::clone(&link).keep_alive());
+    let opened = open(options, link).await;
+    if opened.is_err() {
+        // They have the connection, which nobody needs any more.
+        dispatch.abort();
+        keeps_alive.abort();
+    }
+    opened
+}
+
+async fn open(options: &NatsOptions, link: Arc<Link>) -> Result<Beginning, ConnectError> {
     let api = Api::new(Arc::clone(&link), &options.stream);
     let info = stream::open(&api, options, CALL).await?;
     let bucket = Bucket::new(link, &format!("{}_state", options.stream));
     let explain = |error| stream::explain(options, &error);
     let replicas = info.config["num_replicas"].as_u64().unwrap_or(1);
     bucket.create(replicas, CALL).await.map_err(explain)?;
-    let epoch = epoch::agree(&bucket, &info.created, CALL).await.map_err(explain)?;
+    let epoch = epoch::agree(&bucket, &info.created, options.epoch_over, CALL).await.map_err(explain)?;
     let (end, _) = watch::channel(false);
     let shared = Arc::new(Shared::new(options.clone(), api, bucket, epoch, &info, end));
     let (queue, receiver) = mpsc::unbounded_channel();

@@ -169,8 +169,9 @@ impl Reading {
     async fn create(&self) -> Result<(Consumer, u64), Ended> {
         let link = self.api.link();
         let generation = link.generation().ok_or(Ended::Away)?;
-        let inbox = link.client().new_inbox();
-        let subscription = link.client().subscribe(inbox.clone());
+        let client = link.client();
+        let inbox = client.new_inbox();
+        let subscription = client.subscribe(inbox.clone());
         let Ok(Ok(subscription)) = tokio::time::timeout(CREATION, subscription).await else {
             return Err(Ended::Away);
         };
@@ -267,7 +268,8 @@ impl Consumer {
         let is_flow_control = message.reply.is_some();
         // What came before it has been taken.
         if let Some(subject) = message.reply.map(|subject| subject.into_string()).or(stalled) {
-            let answer = api.link().client().publish(subject, bytes::Bytes::new());
+            let client = api.link().client();
+            let answer = client.publish(subject, bytes::Bytes::new());
             let _ = tokio::time::timeout(CREATION, answer).await;
         }
         if is_flow_control {

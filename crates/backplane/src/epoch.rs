@@ -24,11 +24,17 @@ struct Agreed {
     epoch: String,
 }
 
-/// The epoch of the stream that was created at this time. Where there is none, this node gives one.
-pub(crate) async fn agree(bucket: &Bucket, created: &str, patience: Duration) -> Result<Epoch, ApiError> {
+/// The epoch of the stream that was created at this time. Where there is none, or it is the one that is over, this
+/// node gives one.
+pub(crate) async fn agree(
+    bucket: &Bucket,
+    created: &str,
+    over: Option<Epoch>,
+    patience: Duration,
+) -> Result<Epoch, ApiError> {
     for _ in 0..ATTEMPTS {
         let entry = bucket.get(KEY, patience).await?;
-        if let Some(epoch) = read(&entry, created) {
+        if let Some(epoch) = read(&entry, created).filter(|epoch| Some(*epoch) != over) {
             return Ok(epoch);
         }
         let epoch = Epoch::new(fastrand::u64(..));

@@ -85,6 +85,7 @@ impl Drop for Channel {
 impl Feeder {
     /// Reads the stream until the engine ends or cannot go on.
     pub(crate) async fn run(mut self) {
+        let _guard = BreaksOff { shared: Arc::clone(&self.shared), what: "the task that reads the stream" };
         let (api, from) = (self.shared.api.clone(), self.first_to_read());
         let mut reading = Reading::new(api, Filter::default(), from);
         let mut is_first = true;
@@ -138,7 +139,7 @@ impl Feeder {
     /// An error: the reading has to start again.
     async fn take(&mut self, received: Received) -> Result<(), ()> {
         match received {
-            Received::Heartbeat => Ok(()),
+            Received::Heartbeat => self.check_end().await,
             Received::Unreadable(number) => {
                 if number > self.newest {
                     self.shared.counts.no_events.fetch_add(1, Ordering::Relaxed);
@@ -184,6 +185,29 @@ impl Feeder {
         Ok(())
     }
 
+    /// The consumer has nothing more. Where the stream ends behind what has come, the messages up to there are gone:
+    /// dropped by the limits of the stream, or deleted.
+    async fn check_end(&mut self) -> Result<(), ()> {
+        if self.shared.last() <= self.newest {
+            return Ok(());
+        }
+        let info = self.is_same_stream().await?;
+        if info.gone() > self.newest {
+            self.shared.break_off(LogBreak::Lost { up_to: info.gone() });
+            return Err(());
+        }
+        if info.last <= self.newest {
+            return Ok(());
+        }
+        let next = self.shared.api.next_message(self.newest + 1, ">", LOOK).await.map_err(|_| ())?;
+        // A message that is there comes by the consumer.
+        if next.is_none_or(|next| next.stored.number > info.last) {
+            self.newest = info.last;
+            self.send(Item::None(info.last), 0).await;
+        }
+        Ok(())
+    }
+
     /// Where numbers are missing before this one, the stream has dropped them, or somebody has deleted a
     /// message in the middle.
     async fn check_hole(&mut self, number: u64) -> Result<(), ()> {
@@ -224,7 +248,12 @@ impl Feeder {
         link.note_error(ended.to_string());
         match ended {
             Ended::Gap => {}
-            Ended::Away | Ended::Told(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Ended::Away => {
+                // Also where the connection seems to be there.
+                self.shared.set_live(false);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ended::Told(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             Ended::NotCreated(_) => {
                 self.shared.set_live(false);
                 self.shared.check_now.notify_one();
@@ -251,10 +280,11 @@ impl Feeder {
 
 /// The stream gives numbers again that it has given before: the nodes need a new epoch.
 pub(crate) async fn went_back(shared: &Shared, what: &str) {
-    // Nothing more may be delivered, whatever becomes of the epoch.
+    // Nothing more may be delivered, whatever becomes of the epoch. Where it cannot be written now, the next start
+    // does it: it is told which epoch is over ([`crate::NatsOptions::epoch_is_over`]).
     let why = format!("{what}: NATS has lost events that it had acknowledged");
     shared.break_off(LogBreak::NewEpoch(why));
-    for _ in 0..5 {
+    while !shared.has_ended() {
         match epoch::renew(&shared.bucket, &shared.created, shared.epoch, LOOK).await {
             Ok(()) => return,
             Err(error) => shared.link.note_error(format!("the new epoch cannot be written: {error}")),
@@ -263,8 +293,25 @@ pub(crate) async fn went_back(shared: &Shared, what: &str) {
     }
 }
 
+/// Dropped before the end was asked for, it has the engine break off: without what it guards, nothing would be
+/// delivered any more, and nobody would know.
+pub(crate) struct BreaksOff {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) what: &'static str,
+}
+
+impl Drop for BreaksOff {
+    fn drop(&mut self) {
+        if !self.shared.has_ended() && !self.shared.is_broken() {
+            self.shared.break_off(LogBreak::Failed(format!("{} has ended by itself", self.what)));
+            self.shared.break_off_now();
+        }
+    }
+}
+
 /// The thread "fanfare-feed".
-pub(crate) fn append_all(shared: &Shared, mut channel: Channel) {
+pub(crate) fn append_all(shared: &Arc<Shared>, mut channel: Channel) {
+    let _guard = BreaksOff { shared: Arc::clone(shared), what: "the thread that feeds the engine" };
     let mut records = Vec::with_capacity(BATCH_EVENTS);
     while let Some(item) = channel.items.blocking_recv() {
         if shared.break_off_now() {

@@ -44,9 +44,9 @@ pub(crate) async fn watch(shared: Arc<Shared>, watcher: Arc<Watcher>) {
                 watcher(key, (!is_deleted(&message.stored)).then_some(payload));
             }
             Ok(Received::Heartbeat | Received::Unreadable(_)) => {}
-            Err(Ended::Gap | Ended::Away) => {}
+            Err(Ended::Gap) => {}
             Err(_) => {
-                // The bucket may be another one now.
+                // The bucket may be another one now, or have lost its last values.
                 reading.restart(1);
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }

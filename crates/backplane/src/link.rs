@@ -4,10 +4,11 @@
 //! each one that is not answered, and while the servers are away none is.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use async_nats::client::FlushErrorKind;
 use async_nats::connection::State;
 use async_nats::{
     Client, ConnectOptions, Event, HeaderMap, Message, ServerAddr, ServerError, StatusCode, Subscriber,
@@ -43,9 +44,23 @@ const COMMANDS: usize = 1 << 14;
 /// Subjects that the server has refused, which are remembered.
 const MOST_DENIED: usize = 1024;
 
+/// How often it is checked whether the task of the client library is alive.
+const CHECK: Duration = Duration::from_millis(250);
+
+/// Between two attempts to make a new client.
+const REST: Duration = Duration::from_millis(500);
+
 /// The connection to NATS.
+///
+/// The client library connects again by itself. Its task panics over headers that it cannot represent, such as a
+/// value with a carriage return, which any program may publish. Then there is a new client.
 pub(crate) struct Link {
-    client: Client,
+    options: NatsOptions,
+    client: RwLock<Client>,
+    /// Connections of the clients before this one.
+    earlier_connects: AtomicU64,
+    /// The task of the client has ended.
+    is_dead: AtomicBool,
     events: Arc<Events>,
     /// What the subjects for answers begin with.
     inbox: String,
@@ -86,17 +101,76 @@ impl Link {
             Err(error) => return Err(crate::probe::explain(options, &error).await),
         };
         let inbox = client.new_inbox();
-        Ok(Link { client, events, inbox, waiting: Mutex::default(), next_request: AtomicU64::new(0) })
+        Ok(Link {
+            options: options.clone(),
+            client: RwLock::new(client),
+            earlier_connects: AtomicU64::new(0),
+            is_dead: AtomicBool::new(false),
+            events,
+            inbox,
+            waiting: Mutex::default(),
+            next_request: AtomicU64::new(0),
+        })
     }
 
-    /// Gives answers to those that wait for them, for as long as the connection is used.
+    /// The subscription to the answers of requests.
     pub(crate) async fn answers(&self) -> Result<Subscriber, async_nats::SubscribeError> {
-        self.client.subscribe(format!("{}.*", self.inbox)).await
+        self.client().subscribe(format!("{}.*", self.inbox)).await
     }
 
-    /// As [`Link::answers`]: the loop.
+    /// Makes a new client where the task of the present one has ended, for as long as it is awaited.
+    pub(crate) async fn keep_alive(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(CHECK).await;
+            // Nothing is sent, and nothing waits where the connection is lost.
+            let flushed = tokio::time::timeout(CHECK, self.client().flush()).await;
+            let is_dead = matches!(&flushed, Ok(Err(error)) if error.kind() == FlushErrorKind::SendError);
+            if !is_dead {
+                continue;
+            }
+            self.is_dead.store(true, Ordering::Release);
+            self.note_error("the client of NATS has failed over what it has received, and a new one is made");
+            self.events.changed.notify_waiters();
+            loop {
+                let settings = settings(&self.options, &self.events).await;
+                if let Ok(settings) = settings
+                    && let Ok(client) = settings.connect(self.options.servers.as_slice()).await
+                {
+                    self.replace(client);
+                    break;
+                }
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+
+    fn replace(&self, client: Client) {
+        let connects = self.client().statistics().connects.load(Ordering::Acquire);
+        self.earlier_connects.fetch_add(connects, Ordering::AcqRel);
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        self.is_dead.store(false, Ordering::Release);
+        self.events.changed.notify_waiters();
+    }
+
+    /// Subscribes anew, where the client has failed with which the subscription was made.
+    pub(crate) async fn subscribe_again(&self, subject: &str) -> Subscriber {
+        loop {
+            if !self.is_dead.load(Ordering::Acquire)
+                && let Ok(subscription) = self.client().subscribe(subject.to_owned()).await
+            {
+                return subscription;
+            }
+            self.changed().await;
+        }
+    }
+
+    /// Gives answers to those that wait for them, for as long as it is awaited.
     pub(crate) async fn dispatch(self: Arc<Self>, mut answers: Subscriber) {
-        while let Some(message) = answers.next().await {
+        loop {
+            let Some(message) = answers.next().await else {
+                answers = self.subscribe_again(&format!("{}.*", self.inbox)).await;
+                continue;
+            };
             let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
             if let Some(waiting) = token.and_then(|token: u64| lock(&self.waiting).remove(&token)) {
                 // A receiver that has given up needs none.
@@ -113,7 +187,7 @@ impl Link {
         payload: Bytes,
         patience: Duration,
     ) -> Result<Message, RequestError> {
-        if payload.len() > self.client.max_payload() {
+        if payload.len() > self.client().max_payload() {
             return Err(RequestError::TooLarge);
         }
         let generation = self.generation();
@@ -129,9 +203,9 @@ impl Link {
             let sent = match headers {
                 Some(headers) => {
                     let subject = subject.to_owned();
-                    self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+                    self.client().publish_with_reply_and_headers(subject, reply, headers, payload).await
                 }
-                None => self.client.publish_with_reply(subject.to_owned(), reply, payload).await,
+                None => self.client().publish_with_reply(subject.to_owned(), reply, payload).await,
             };
             sent.ok()?;
             receiver.await.ok()
@@ -162,19 +236,21 @@ impl Link {
         }
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    /// The client of the moment.
+    pub(crate) fn client(&self) -> Client {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The number of the connection, which rises with each new one. `None`: there is none at the moment.
     pub(crate) fn generation(&self) -> Option<u64> {
-        let connects = self.client.statistics().connects.load(Ordering::Acquire);
-        (self.client.connection_state() == State::Connected).then_some(connects)
+        let is_connected =
+            !self.is_dead.load(Ordering::Acquire) && self.client().connection_state() == State::Connected;
+        is_connected.then(|| self.connects())
     }
 
     /// Bytes that have come from NATS so far.
     pub(crate) fn received_bytes(&self) -> u64 {
-        self.client.statistics().in_bytes.load(Ordering::Relaxed)
+        self.client().statistics().in_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether so much has come since there were so many bytes that an answer may be behind it. Signs of life
@@ -185,7 +261,8 @@ impl Link {
 
     /// Connections so far.
     pub(crate) fn connects(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
+        let of_client = self.client().statistics().connects.load(Ordering::Acquire);
+        self.earlier_connects.load(Ordering::Acquire) + of_client
     }
 
     /// Returns when the state of the connection may have changed, and after a while in any case.
@@ -209,7 +286,7 @@ impl Link {
 
     /// Gives the connection up and makes a new one.
     pub(crate) async fn reconnect(&self) {
-        let _ = tokio::time::timeout(Duration::from_millis(500), self.client.force_reconnect()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.client().force_reconnect()).await;
     }
 }
 

@@ -152,9 +152,8 @@ impl Nodes {
 
     /// Shows this node, and listens to the others, until the end.
     pub(crate) async fn run(self: Arc<Self>, shared: Arc<Shared>) {
-        let Ok(mut messages) = self.link.client().subscribe(format!("{}.>", self.subject)).await else {
-            return;
-        };
+        let all = format!("{}.>", self.subject);
+        let mut messages = self.link.subscribe_again(&all).await;
         let mut end = shared.end.subscribe();
         let (here, gone) = (format!("{}.here", self.subject), format!("{}.gone", self.subject));
         let mut show = tokio::time::interval(SHOW);
@@ -168,7 +167,12 @@ impl Nodes {
                 }
                 message = messages.next() => match message {
                     Some(message) => self.take(message).await,
-                    None => return,
+                    None => {
+                        tokio::select! {
+                            again = self.link.subscribe_again(&all) => messages = again,
+                            _ = end.changed() => {}
+                        }
+                    }
                 },
             }
         }

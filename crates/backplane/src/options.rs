@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fanfare_proto::cursor::Epoch;
+
 use crate::{ConnectError, ConnectErrorKind};
 
 /// How to reach a stream of NATS JetStream, and what it is created with: [`crate::NatsBackplane::connect`].
@@ -21,6 +23,7 @@ pub struct NatsOptions {
     pub(crate) max_bytes: u64,
     pub(crate) duplicate_window: Duration,
     pub(crate) is_strict: bool,
+    pub(crate) epoch_over: Option<Epoch>,
     pub(crate) connect_wait: Duration,
     pub(crate) submit_wait: Duration,
     pub(crate) ack_wait: Duration,
@@ -54,6 +57,7 @@ impl NatsOptions {
             max_bytes: 1 << 30,
             duplicate_window: Duration::from_secs(120),
             is_strict: false,
+            epoch_over: None,
             connect_wait: Duration::from_secs(10),
             submit_wait: Duration::from_secs(2),
             ack_wait: Duration::from_secs(5),
@@ -144,6 +148,14 @@ impl NatsOptions {
     #[must_use]
     pub fn strict(self, is_strict: bool) -> NatsOptions {
         NatsOptions { is_strict, ..self }
+    }
+
+    /// This epoch is over: its numbers were given twice, or its stream is gone ([`fanfare::LogBreak::NewEpoch`]). Where
+    /// the stream still has it, this node gives another one. A program that starts anew after a break says so: the
+    /// engine before may not have been able to write it.
+    #[must_use]
+    pub fn epoch_is_over(self, epoch: Epoch) -> NatsOptions {
+        NatsOptions { epoch_over: Some(epoch), ..self }
     }
 
     /// How long [`crate::NatsBackplane::connect`] tries; 10 s by default.

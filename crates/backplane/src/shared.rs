@@ -170,6 +170,10 @@ impl Shared {
         }
     }
 
+    pub(crate) fn last(&self) -> u64 {
+        self.extent.last.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn first(&self) -> u64 {
         self.extent.first.load(Ordering::Relaxed)
     }
@@ -196,9 +200,6 @@ impl Shared {
             && !is_behind
             && (was || appended >= extent.target.load(Ordering::Relaxed));
         extent.is_caught_up.store(is_caught_up, Ordering::Relaxed);
-        if let Some(feed) = &*self.feed.read().unwrap_or_else(PoisonError::into_inner) {
-            feed.set_caught_up(is_caught_up);
-        }
     }
 
     /// The feed, until it breaks off.

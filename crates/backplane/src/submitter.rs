@@ -124,7 +124,8 @@ impl Submitter {
     /// Runs until the end. What is not complete then is dropped, which its publishers learn.
     pub(crate) async fn run(mut self) -> Result<(), async_nats::SubscribeError> {
         let inbox = format!("{}.*.*", self.inbox);
-        let mut answers = self.shared.link.client().subscribe(inbox).await?;
+        let link = Arc::clone(&self.shared.link);
+        let mut answers = link.client().subscribe(inbox.clone()).await?;
         let mut end = self.shared.end.subscribe();
         while !*end.borrow() {
             let is_idle = self.in_flight.is_empty() && self.waiting.is_empty();
@@ -132,10 +133,19 @@ impl Submitter {
             tokio::select! {
                 biased;
                 _ = end.changed() => break,
-                Some(answer) = answers.next() => {
-                    self.take_answer(&answer);
-                    self.take_answers(&mut answers);
-                }
+                answer = answers.next() => match answer {
+                    Some(answer) => {
+                        self.take_answer(&answer);
+                        self.take_answers(&mut answers);
+                    }
+                    // The client has failed. Publishers are not held up meanwhile: their time goes on.
+                    None => {
+                        tokio::select! {
+                            again = link.subscribe_again(&inbox) => answers = again,
+                            () = tokio::time::sleep(TICK) => {}
+                        }
+                    }
+                },
                 Some(compared) = self.compared.1.recv() => self.take_compared(compared),
                 Some(queued) = self.queue.recv() => self.waiting.push_back((queued, Instant::now())),
                 () = tokio::time::sleep(tick) => {}
@@ -298,6 +308,8 @@ impl Submitter {
                 self.accept(number, Accepted { number: stored, is_duplicate: false });
             }
             Verdict::Stored { number: stored, is_duplicate: true } => self.take_duplicate(number, stored),
+            // The answer of the stream may still come.
+            Verdict::Foreign(why) => self.shared.link.note_error(why),
             Verdict::Later(why) => {
                 flight.unanswered = flight.unanswered.saturating_sub(1);
                 flight.resend_at = Some(Instant::now() + RETRY);

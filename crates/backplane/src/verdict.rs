@@ -12,6 +12,9 @@ pub(crate) enum Verdict {
     Stored { number: u64, is_duplicate: bool },
     /// Not now, for this reason: the same may be taken a moment later.
     Later(String),
+    /// It is not the answer of the stream, and says nothing of the event. Another program reads the subjects of
+    /// the stream, and answers.
+    Foreign(String),
     /// No, for this reason.
     No(SubmitFailure, String),
 }
@@ -26,23 +29,21 @@ mod code {
 }
 
 pub(crate) fn verdict_of(answer: &[u8], stream: &str) -> Verdict {
-    let refused = |what: String| Verdict::No(SubmitFailure::Refused, what);
     let Ok(value) = serde_json::from_slice::<Value>(answer) else {
-        return refused(
-            "the answer to a publish is none of JetStream: something else subscribes its subjects".to_owned(),
-        );
+        let what = "the answer to a publish is none of JetStream: another program answers on its subjects";
+        return Verdict::Foreign(what.to_owned());
     };
     if let Some(error) = ApiError::in_answer(&value) {
         return verdict_of_error(error);
     }
     if value["stream"] != stream {
-        return refused(format!("another stream takes the subjects: {}", value["stream"]));
+        return Verdict::Foreign(format!("another stream takes the subjects, too: {}", value["stream"]));
     }
     match value["seq"].as_u64() {
         Some(number) if number > 0 => {
             Verdict::Stored { number, is_duplicate: value["duplicate"].as_bool().unwrap_or_default() }
         }
-        _ => refused("the answer to a publish has no number".to_owned()),
+        _ => Verdict::Foreign("the answer to a publish has no number".to_owned()),
     }
 }
 
@@ -84,7 +85,7 @@ mod tests {
                 Some(failure)
             }
             Verdict::Later(_) => None,
-            Verdict::Stored { .. } => panic!("an error is no success"),
+            Verdict::Stored { .. } | Verdict::Foreign(_) => panic!("an error is no success"),
         }
     }
 
@@ -94,7 +95,7 @@ mod tests {
         assert_eq!(of(r#"{"stream":"FANFARE","seq":7}"#), stored(7, false));
         assert_eq!(of(r#"{"stream":"FANFARE","seq":7,"duplicate":true,"domain":"hub"}"#), stored(7, true));
         for wrong in ["", "+OK", "{}", r#"{"stream":"OTHER","seq":7}"#, r#"{"stream":"FANFARE","seq":0}"#] {
-            assert!(matches!(of(wrong), Verdict::No(SubmitFailure::Refused, _)), "{wrong}");
+            assert!(matches!(of(wrong), Verdict::Foreign(_)), "{wrong}");
         }
     }
 

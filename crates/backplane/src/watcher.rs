@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare::LogBreak;
+use fanfare::{Feed, LogBreak};
 use tokio::time::Instant;
 
 use crate::api::{ApiError, StreamInfo, code};
 use crate::epoch;
-use crate::feeder::went_back;
+use crate::feeder::{BreaksOff, went_back};
 use crate::shared::Shared;
 
 /// Between two looks.
@@ -55,6 +55,8 @@ impl Watcher {
 
     /// Runs until the end.
     pub(crate) async fn run(mut self) {
+        let _guard =
+            BreaksOff { shared: Arc::clone(&self.shared), what: "the task that looks at the stream" };
         while !self.shared.has_ended() && !self.shared.is_broken() {
             match self.shared.link.generation() {
                 None => {
@@ -93,11 +95,17 @@ impl Watcher {
     async fn look(&mut self, generation: u64) {
         // Before the question: events may come while it is answered.
         let delivered = self.shared.delivered();
+        let asked = self.shared.with_feed(Feed::now);
         match self.shared.api.stream_info(PATIENCE).await {
             Ok(info) => {
                 (self.missing, self.answered) = (None, Instant::now());
                 self.heard = self.shared.link.received_bytes();
                 self.take(&info, generation, delivered).await;
+                if let Some(asked) = asked
+                    && self.short.is_none()
+                {
+                    self.shared.with_feed(|feed| feed.note_end(asked, info.last));
+                }
             }
             Err(ApiError::Refused { code: code::STREAM_NOT_FOUND, .. }) => {
                 self.answered = Instant::now();

@@ -432,6 +432,11 @@ impl SharedLog {
         (at != u64::MAX).then(|| Duration::from_nanos(at))
     }
 
+    /// Whether nodes share a log that this one has a part of.
+    pub(crate) fn is_shared(&self) -> bool {
+        lock(&self.process.shared_end).is_some()
+    }
+
     /// Whether this number, which is not here, was never given, as far as was learned after this time.
     pub(crate) fn was_never_given(&self, number: u64, since: Duration) -> bool {
         self.process.was_never_given(number, since)

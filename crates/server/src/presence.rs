@@ -53,6 +53,9 @@ const LATE: Duration = Duration::from_secs(1);
 const REFRESHES_PER_INTERVAL: usize = 4;
 const REFRESH_PAUSE: Duration = Duration::from_secs(2);
 
+/// How often the servers of a cluster tell each other everything, since a message may be lost.
+const TELL_ALL: Duration = Duration::from_secs(30);
+
 /// How long the shards may take to answer a question, and how long the events of a part wait for room.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -227,9 +230,8 @@ impl Presence {
     }
 
     /// Takes in what another server of the cluster has told.
-    pub(crate) fn take_in(&self, payload: &[u8]) {
-        let Some(peers) = &self.peers else { return };
-        self.lock_others().take_in(payload, peers.own_name(), self.options.topics);
+    pub(crate) fn take_in(&self, from: &str, payload: &[u8]) {
+        self.lock_others().take_in(from, payload, self.options.topics, |topic| self.options.has(topic));
     }
 
     fn lock(&self) -> MutexGuard<'_, Histories> {
@@ -256,20 +258,20 @@ impl Presence {
         let Some(peers) = &self.peers else { return };
         let mut others = self.lock_others();
         others.see(&peers.others());
-        waiting.refresh.is_needed |= others.take_newcomers();
+        waiting.refresh.is_needed |= others.take_need();
         let room = TOPICS_PER_INTERVAL.saturating_sub(waiting.of_others.len());
         for (topic, change) in others.take_changes(room) {
-            if self.options.has(topic.as_str()) {
-                waiting.of_others.entry(topic).or_default().add(change);
-            }
+            waiting.of_others.entry(topic).or_default().add(change);
         }
+        drop(others);
+        // Messages may be lost where a connection is.
+        waiting.refresh.is_needed |= self.clock.now() >= waiting.refresh.tells_all_at;
     }
 
-    /// Tells the other servers.
-    fn tell_others(&self, topics: Vec<Entry>) {
-        if let Some(peers) = self.peers.as_ref().filter(|_| !topics.is_empty()) {
-            peers.broadcast(others::message(peers.own_name(), topics));
-        }
+    /// Tells the other servers. False: they cannot be told.
+    fn tell_others(&self, topics: Vec<Entry>) -> bool {
+        let peers = self.peers.as_ref().filter(|_| !topics.is_empty());
+        peers.is_none_or(|peers| peers.broadcast(others::message(topics)))
     }
 
     /// Takes in what has changed, and publishes events about it. What finds no room now stays in `waiting`.
@@ -314,14 +316,14 @@ impl Presence {
                 change.add(elsewhere);
                 let subscribers = counts.subscribers + self.elsewhere(&topic);
                 let happened = Happened { subscribers, joined: change.joined, left: change.left };
-                if change.joined + change.left > 0 {
+                if change != Change::default() {
                     self.lock().note(&topic, happened, now.as_secs(), self.options.topics);
                 }
                 if is_teller && self.is_watched(hub, &topic) {
                     waiting.add_untold(topic, happened, self.options.untold());
                 }
             }
-            self.tell_others(entries);
+            waiting.refresh.is_needed |= !self.tell_others(entries);
         }
         Ok(())
     }
@@ -335,6 +337,7 @@ impl Presence {
         refresh.is_needed |= std::mem::replace(&mut refresh.missed, missed) != missed;
         if refresh.rest.is_none() && refresh.is_needed && now >= refresh.next_at {
             refresh.is_needed = false;
+            refresh.tells_all_at = now + TELL_ALL;
             refresh.next_at = now + REFRESH_PAUSE;
             refresh.known = self.lock().topics.keys().cloned().collect();
             refresh.rest = Some(None);
@@ -364,9 +367,8 @@ impl Presence {
             let mut entries = Vec::new();
             for ((topic, is_read_by_name), counts) in topics.into_iter().zip(counts) {
                 let is_watched_here = is_watched(hub, &topic);
-                if counts.subscribers > 0 || is_watched_here {
-                    entries.push(Entry::new(&topic, counts.subscribers, Change::default(), is_watched_here));
-                }
+                // Also where there are none any more: the message that said so may be lost.
+                entries.push(Entry::new(&topic, counts.subscribers, Change::default(), is_watched_here));
                 let subscribers = counts.subscribers + self.elsewhere(&topic);
                 let happened = Happened { subscribers, joined: 0, left: 0 };
                 let last = self.lock().last_count(&topic);
@@ -379,7 +381,7 @@ impl Presence {
                     waiting.add_untold(topic, happened, self.options.untold());
                 }
             }
-            self.tell_others(entries);
+            waiting.refresh.is_needed |= !self.tell_others(entries);
         }
         Ok(())
     }
@@ -475,8 +477,8 @@ struct Change {
 
 impl Change {
     fn add(&mut self, other: Change) {
-        self.joined += other.joined;
-        self.left += other.left;
+        self.joined = self.joined.saturating_add(other.joined);
+        self.left = self.left.saturating_add(other.left);
     }
 }
 
@@ -506,6 +508,8 @@ struct Refresh {
     is_needed: bool,
     /// When the next pass may begin.
     next_at: Duration,
+    /// When the other servers of a cluster are told of all topics again.
+    tells_all_at: Duration,
     /// Topics with history that the pass has not come to.
     known: Vec<Topic>,
     /// Where the page of topics begins that comes next. `None`: no pass is under way.

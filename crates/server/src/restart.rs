@@ -10,13 +10,31 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use fanfare::Epoch;
+
+/// The variable that tells the new program of the old one. Its name is not one of an option.
+const VARIABLE: &str = "_FANFARE_STARTED_AGAIN";
+
+/// What the program before this one has left.
+#[derive(Debug)]
+pub(crate) struct StartedAgain {
+    /// The epoch that is over, if one is.
+    pub(crate) epoch_over: Option<Epoch>,
+}
+
+/// `None`: this is no start in the process of another one.
+pub(crate) fn started_again() -> Option<StartedAgain> {
+    let text = env::var(VARIABLE).ok()?;
+    Some(StartedAgain { epoch_over: Epoch::parse(&text) })
+}
+
 /// Executes this program with the arguments of its start. It returns only where that fails.
-pub(crate) fn in_place() -> io::Error {
+pub(crate) fn in_place(epoch_over: Option<&str>) -> io::Error {
     let mut arguments = env::args_os();
     let name = arguments.next();
     // The file that was executed, also where another one has its name now.
     let mut command = Command::new("/proc/self/exe");
-    command.args(arguments);
+    command.args(arguments).env(VARIABLE, epoch_over.unwrap_or_default());
     if let Some(name) = name {
         command.arg0(name);
     }

@@ -102,7 +102,10 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         (address, listener, spare)
     });
     let store = store::open(settings)?;
-    let backplane = cluster::connect(settings)?;
+    let backplane = cluster::connect(settings, &mut signals)?;
+    if let Some(backplane) = &backplane {
+        cluster::orders::bar_before_start(backplane, &rules.get().access)?;
+    }
     let mut shared_log = cluster::Watch::default();
     if let Some(backplane) = &backplane {
         shared_log.look(backplane, &health);
@@ -284,7 +287,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             return Err("the server has to be started again, because the shared log has broken off".into());
         }
         drop(written_at_end);
-        return Err(format!("cannot start again: {}", restart::in_place()).into());
+        let is_over = matches!(why, WatchEnd::LogBreak(LogBreak::NewEpoch(_)));
+        let epoch_over = is_over.then(|| hub.head().epoch.to_string());
+        return Err(format!("cannot start again: {}", restart::in_place(epoch_over.as_deref())).into());
     }
     end.map_err(Into::into)
 }
@@ -537,7 +542,9 @@ fn watch(
         if let Some(backplane) = backplane {
             shared_log.look(backplane, health);
         }
-        if let Some(log_break) = hub.log_break() {
+        // While NATS is away, a new start would only wait: the streams stay until then.
+        let is_reachable = backplane.is_none_or(|backplane| backplane.status().is_connected);
+        if let Some(log_break) = hub.log_break().filter(|_| is_reachable) {
             return Ok(WatchEnd::LogBreak(log_break));
         }
     }

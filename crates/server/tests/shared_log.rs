@@ -111,6 +111,108 @@ on_both_backends! {
         assert_eq!(subscriber.data(2), ["1", "last"]);
     }
 
+    /// An NDJSON body that has an id of another event was answered 200, where the stream alone knew the other one.
+    fn a_conflict_that_the_stream_reports_is_told(backend) {
+        let nats = Nats::start();
+        let link = Link::start(nats.server.address()).expect("a link");
+        let near = nats.node(backend, &[]);
+        let far = node_at(&format!("nats://{}", link.address()), backend, &["--retain-events", "1"]);
+        assert_eq!(publish(&near, "a", "1", Some("x")).status, 200);
+        // The far one has no longer the event in memory.
+        near.publish("a", "2");
+        near.publish("a", "3");
+        let mut subscriber = resume(&far, "a", "earliest");
+        assert_eq!(subscriber.data(3), ["1", "2", "3"]);
+        let line = |data: &str, id: &str| json!({ "topic": "a", "data": data, "id": id }).to_string();
+        let body = format!("{}\n{}\n", line("first", "y"), line("other", "x"));
+        let answer = far.connect().post("application/x-ndjson", &body);
+        assert!(matches!(answer.status, 409 | 503), "{}", answer.text());
+        assert_eq!(answer.json()["line"], json!(2), "{}", answer.text());
+        let again = far.connect().post("application/x-ndjson", format!("{}\n", line("1", "x")));
+        assert!(again.text().contains("duplicate"), "{}", again.text());
+    }
+
+    /// A message whose headers the client library cannot represent made all servers deaf for ever.
+    fn a_message_that_breaks_the_client_library_is_left_out(backend) {
+        let nats = Nats::start();
+        let server = nats.node(backend, &[]);
+        let mut subscriber = server.subscribe("topic=a");
+        server.publish("a", "before");
+        let mut client = nats.server.client().expect("a connection");
+        for _ in 0..2 {
+            client.publish_raw("fanfare.a", b"NATS/1.0\r\nX: a\rb\r\n\r\n", b"poison").expect("it is sent");
+        }
+        client.publish_acked("fanfare.a", &[], b"behind").expect("it is stored");
+        assert_eq!(subscriber.data(2), ["before", "behind"]);
+        expect_ready(&server, 200);
+        server.publish("a", "after");
+        assert_eq!(subscriber.event().data, "after");
+        // A server that starts with it in the stream.
+        let late = nats.node(backend, &[]);
+        assert_eq!(resume(&late, "a", "earliest").data(3), ["before", "behind", "after"]);
+    }
+
+    /// A program of NATS that answers what it reads is not the stream.
+    fn an_answer_of_another_program_is_not_the_stream_s(backend) {
+        let nats = Nats::start();
+        let server = nats.node(backend, &[]);
+        let mut echo = nats.server.client().expect("a connection");
+        let reads = echo.subscribe("fanfare.>").expect("a subscription");
+        echo.flush().expect("it is there");
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let answers = thread::spawn({
+            let stop = std::sync::Arc::clone(&stop);
+            move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let Ok(Some(message)) = echo.next(reads, Duration::from_millis(50)) else { continue };
+                    if let Some(reply) = &message.reply {
+                        echo.publish(reply, &[], b"+OK").expect("it is sent");
+                    }
+                }
+            }
+        });
+        for number in 0..20 {
+            server.publish("a", &number.to_string());
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        answers.join().expect("it ends");
+    }
+
+    /// The newest message is deleted, or all that a server has not read are gone, and nothing comes behind them.
+    fn a_number_that_never_comes_holds_up_nobody(backend) {
+        let nats = Nats::start();
+        let link = Link::start(nats.server.address()).expect("a link");
+        let url = format!("nats://{}", link.address());
+        let near = nats.node(backend, &[]);
+        let address = { Server::start_apart(backend, &[]).address.to_string() };
+        let far = node_at(&url, backend, &["--listen", &address, "--drain", "1s"]);
+        let mut client = nats.server.client().expect("a connection");
+        link.cut(Cut::Reset);
+        expect_ready(&far, 503);
+        near.publish("a", "1");
+        let request = json!({ "seq": 1, "no_erase": true });
+        client.jetstream("STREAM.MSG.DELETE.FANFARE", &request).expect("it is deleted");
+        link.heal();
+        expect_ready(&far, 200);
+        // What is purged before it was read is a loss, and told at once.
+        let mut subscriber = far.subscribe("topic=a");
+        let id = near.publish("a", "2");
+        assert_eq!(subscriber.event().id, id);
+        link.cut(Cut::Reset);
+        expect_ready(&far, 503);
+        near.publish("a", "3");
+        client.purge_stream("FANFARE", 0).expect("it is purged");
+        link.heal();
+        far.expect_log("has dropped events up to");
+        drop(subscriber.read_to_end());
+        far.expect_log("starts again");
+        eventually("the server has started again", || {
+            (far.log().matches("the shared log is open").count() == 2).then_some(())
+        });
+        expect_ready(&far, 200);
+        assert_eq!(resume(&far, "a", &id).header("Fanfare-Gap"), Some("true"));
+    }
+
     /// Other programs of NATS publish and read on the subjects of topics.
     fn other_programs_of_nats_publish_and_read(backend) {
         let nats = Nats::start();
@@ -305,10 +407,12 @@ on_both_backends! {
         for server in &servers {
             assert_eq!([&ada, &bob, &carol].map(|token| status(server, token)), [401, 401, 200]);
         }
-        let late = start_with_keys(&nats, backend, &key);
-        eventually("the server that has come later knows it", || {
-            ([&ada, &bob, &carol].map(|token| status(&late, token)) == [401, 401, 200]).then_some(())
-        });
+        // One that starts later knows it from the first moment.
+        let key_file = key.option();
+        let options = ["--nats", &nats.server.url(), "--publisher-keys", &key_file, "--subscriber-keys", &key_file];
+        let late = Server::start_apart(backend, &options);
+        assert_eq!([&ada, &bob, &carol].map(|token| status(&late, token)), [401, 401, 200]);
+        expect_ready(&late, 200);
         assert_eq!(end(&late, "topic=a"), 204);
         drop(streams[2].read_to_end());
         assert_eq!(status(&servers[1], &carol), 200, "an order about a topic bars nobody");

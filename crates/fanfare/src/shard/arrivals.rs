@@ -385,10 +385,14 @@ impl<I: Io> Shard<I> {
                 let start = self.start_of(&subscribe, encoding);
                 let awaits = start.and_then(|start| self.awaits(&subscribe, encoding, start));
                 // Any client can ask for a number that will not come: such subscribers may not take the room
-                // of other requests. Without a wait they begin with a gap. One that asks the durable store
-                // comes back instead: it would lose what it can have.
+                // of other requests. Without a wait they begin with a gap. One that asks the durable store, or
+                // whose number may be in a log that nodes share, comes back instead: it would lose what it can
+                // have.
                 let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);
-                let awaits = awaits.filter(|awaits| may_wait || matches!(awaits, resuming::Awaits::Start(_)));
+                let comes_back = |awaits: &resuming::Awaits| {
+                    matches!(awaits, resuming::Awaits::Start(_)) || self.links.log.is_shared()
+                };
+                let awaits = awaits.filter(|awaits| may_wait || comes_back(awaits));
                 if let Some(awaits) = awaits {
                     self.wait_to_resume(socket, awaits, subscribe, encoding, now);
                 } else if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {

@@ -11,9 +11,12 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 use fanfare_backplane::{NatsBackplane, NatsOptions};
 use fanfare_config::{NatsUrl, Settings};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::health::{Health, SharedLogState};
 use crate::presence::Presence;
+use crate::restart;
 use peers::Peers;
 
 /// What a file with a login has at most, in bytes.
@@ -23,11 +26,33 @@ const LOGIN_BYTES: u64 = 4096;
 ///
 /// # Errors
 /// The stream cannot be used: why, and what to do.
-pub(crate) fn connect(settings: &Settings) -> Result<Option<Arc<NatsBackplane>>, String> {
+///
+/// Where the server starts again because its log has broken off, it tries until a signal ends it: NATS may have
+/// troubles of its own then.
+pub(crate) fn connect(
+    settings: &Settings,
+    signals: &mut Signals,
+) -> Result<Option<Arc<NatsBackplane>>, String> {
     if settings.nats.is_empty() {
         return Ok(None);
     }
-    let backplane = NatsBackplane::connect(options(settings)?).map_err(|error| format!("--nats: {error}"))?;
+    let started_again = restart::started_again();
+    let mut options = options(settings)?;
+    if let Some(epoch) = started_again.as_ref().and_then(|before| before.epoch_over) {
+        options = options.epoch_is_over(epoch);
+    }
+    let backplane = loop {
+        match NatsBackplane::connect(options.clone()) {
+            Ok(backplane) => break backplane,
+            Err(error) if started_again.is_some() && error.is_passing() => {
+                tracing::error!("the shared log cannot be used, and is tried again: {error}");
+                if signals.pending().any(|signal| [SIGTERM, SIGINT].contains(&signal)) {
+                    return Err("a signal has ended the start".to_owned());
+                }
+            }
+            Err(error) => return Err(format!("--nats: {error}")),
+        }
+    };
     let status = backplane.status();
     tracing::info!(
         stream = settings.stream,
@@ -152,10 +177,9 @@ impl Peers for NatsPeers {
         self.0.others()
     }
 
-    fn broadcast(&self, payload: Vec<u8>) {
-        if let Err(error) = self.0.broadcast(PRESENCE, payload) {
-            tracing::debug!(%error, "other servers are not told of presence");
-        }
+    fn broadcast(&self, payload: Vec<u8>) -> bool {
+        let told = self.0.broadcast(PRESENCE, payload);
+        told.inspect_err(|error| tracing::debug!(%error, "other servers are not told of presence")).is_ok()
     }
 }
 
@@ -167,7 +191,7 @@ pub(crate) fn peers(backplane: &Arc<NatsBackplane>) -> Arc<dyn Peers> {
 /// Gives what other servers tell of presence to this one.
 pub(crate) fn hear_presence(backplane: &NatsBackplane, presence: &Arc<Presence>) -> Result<(), String> {
     let presence = Arc::clone(presence);
-    let heard = backplane.on_message(PRESENCE, move |_, payload| presence.take_in(payload));
+    let heard = backplane.on_message(PRESENCE, move |from, payload| presence.take_in(from, payload));
     heard.map_err(|error| error.to_string())
 }
 

@@ -16,7 +16,9 @@ use fanfare_access::{Revocation, Revoked};
 use fanfare_backplane::NatsBackplane;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
+use crate::access::Access;
 use crate::clock::unix_time;
 use crate::rules::CurrentRules;
 
@@ -26,8 +28,12 @@ const LISTS: u8 = 64;
 /// The beginning of the keys of these lists.
 const KEY: &str = "revocations-";
 
-/// Messages about topics whose streams end.
+/// Messages about topics whose streams end, and how long the others may take to say that they have them.
 const END_TOPICS: &str = "end-topics";
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// How long a start tries to read the revocations.
+const READ_TIME: Duration = Duration::from_secs(10);
 
 /// How often a list is read and written again, because another server was faster.
 const TRIES: usize = 20;
@@ -120,6 +126,33 @@ impl List {
     }
 }
 
+/// Bars what servers of the cluster have barred before this one starts: no stream of theirs may begin here.
+///
+/// # Errors
+/// The revocations cannot be read.
+pub(crate) fn bar_before_start(backplane: &NatsBackplane, access: &Access) -> Result<(), String> {
+    let (begun, now) = (Instant::now(), unix_time().as_secs());
+    for list in 0..LISTS {
+        let key = format!("{KEY}{list}");
+        let value = loop {
+            match backplane.get(&key) {
+                Ok(value) => break value,
+                Err(error) if begun.elapsed() >= READ_TIME => {
+                    return Err(format!("the revocations of the cluster cannot be read: {error}"));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(100)),
+            }
+        };
+        let entries = value.map(|value| List::read(&value.value).revocations).unwrap_or_default();
+        for entry in entries.iter().filter(|entry| entry.until > now) {
+            let Some(revoked) = entry.revoked() else { continue };
+            let barred = access.take_over(revoked, entry.revoked, entry.until);
+            barred.map_err(|error| format!("a revocation of the cluster does not bar here: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
 impl ClusterOrders {
     /// Starts the thread that carries out the orders of other servers.
     ///
@@ -135,7 +168,10 @@ impl ClusterOrders {
         thread::Builder::new().name("fanfare-cluster".to_owned()).spawn(move || work.run(&take))?;
         let give = Mutex::new(give);
         let topics = give.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let heard = backplane.on_message(END_TOPICS, move |_, payload| hear_topics(payload, &topics));
+        let heard = backplane.on_question(END_TOPICS, move |_, payload| {
+            hear_topics(payload, &topics);
+            b"ok".to_vec()
+        });
         heard.map_err(io::Error::other)?;
         backplane.watch(move |key, value| {
             if let (true, Some(value)) = (key.starts_with(KEY), value) {
@@ -177,7 +213,10 @@ impl ClusterOrders {
     pub(crate) fn end_topics(&self, topics: &[&Topic]) -> Result<(), String> {
         let names: Vec<&str> = topics.iter().map(|topic| topic.as_str()).collect();
         let text = serde_json::to_vec(&names).map_err(|error| error.to_string())?;
-        self.backplane.broadcast(END_TOPICS, text).map_err(|error| error.to_string())
+        let mut others = self.backplane.others();
+        let answers = self.backplane.ask(END_TOPICS, text, ANSWER).map_err(|error| error.to_string())?;
+        others.retain(|other| answers.iter().all(|(name, _)| name != other));
+        if others.is_empty() { Ok(()) } else { Err(format!("{} servers have not answered", others.len())) }
     }
 }
 

@@ -10,6 +10,6 @@ pub(crate) trait Peers: Send + Sync + fmt::Debug {
     /// The names of the others that have shown themselves in the last seconds.
     fn others(&self) -> Vec<String>;
 
-    /// Sends this to all others, and does not wait.
-    fn broadcast(&self, payload: Vec<u8>);
+    /// Sends this to all others, and does not wait. False: it cannot be sent.
+    fn broadcast(&self, payload: Vec<u8>) -> bool;
 }

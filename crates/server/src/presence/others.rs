@@ -5,7 +5,7 @@
 //! events: the one with the lowest name. When a server has not shown itself for some seconds, its subscribers
 //! have left.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use fanfare::Topic;
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,12 @@ pub(super) struct Others {
     count: usize,
     /// What has changed and was not taken.
     changes: BTreeMap<Topic, Change>,
-    /// Servers that are to be told everything.
-    newcomers: BTreeSet<String>,
+    /// Changes have found no room.
+    has_missed: bool,
+    /// The other servers at the last look.
+    seen: HashSet<String>,
+    /// A server is to be told everything.
+    has_newcomers: bool,
 }
 
 /// What one server has told of one topic.
@@ -54,7 +58,6 @@ pub(super) struct Entry {
 /// A message to all other servers.
 #[derive(Debug, Serialize, Deserialize)]
 struct Message {
-    from: String,
     topics: Vec<Entry>,
 }
 
@@ -71,30 +74,33 @@ impl Entry {
 }
 
 /// A message with these entries.
-pub(super) fn message(from: &str, topics: Vec<Entry>) -> Vec<u8> {
-    serde_json::to_vec(&Message { from: from.to_owned(), topics }).unwrap_or_default()
+pub(super) fn message(topics: Vec<Entry>) -> Vec<u8> {
+    serde_json::to_vec(&Message { topics }).unwrap_or_default()
 }
 
 impl Others {
-    /// Takes in what another server has told. `most`: topics that each may have.
-    pub(super) fn take_in(&mut self, payload: &[u8], own_name: &str, most: usize) {
-        let Ok(Message { from, topics }) = serde_json::from_slice(payload) else {
+    /// Takes in what the server of this name has told of topics that have presence. `most`: topics that it may
+    /// have, and changes that may wait.
+    pub(super) fn take_in(&mut self, from: &str, payload: &[u8], most: usize, has: impl Fn(&str) -> bool) {
+        let Ok(Message { topics }) = serde_json::from_slice(payload) else {
             tracing::debug!("a message about presence cannot be read");
             return;
         };
-        if from == own_name {
-            return;
-        }
         for Entry { topic, subscribers, joined, left, is_watched } in topics {
-            let Ok(topic) = Topic::new(&topic) else { continue };
+            let Some(topic) = Topic::new(&topic).ok().filter(|topic| has(topic.as_str())) else { continue };
             let told = Told { subscribers, is_watched };
-            let has_changed = self.set(&from, &topic, told, most);
-            if has_changed || joined + left > 0 {
-                let change = self.changes.entry(topic).or_default();
-                change.joined += joined;
-                change.left += left;
+            if self.set(from, &topic, told, most) || joined > 0 || left > 0 {
+                self.note_change(topic, Change { joined, left }, most);
             }
         }
+    }
+
+    fn note_change(&mut self, topic: Topic, change: Change, most: usize) {
+        if self.changes.len() >= most && !self.changes.contains_key(&topic) {
+            self.has_missed = true;
+            return;
+        }
+        self.changes.entry(topic).or_default().add(change);
     }
 
     /// Notes what a server has told. False: it is known.
@@ -135,29 +141,27 @@ impl Others {
         }
     }
 
-    /// Notes which other servers are there. Those of one that is gone have left; one that is new is told
-    /// everything.
+    /// Notes which other servers are there. The subscribers of one that is gone have left; one that is new is to be
+    /// told everything.
     pub(super) fn see(&mut self, there: &[String]) {
         let gone: Vec<String> = self.servers.keys().filter(|name| !there.contains(name)).cloned().collect();
         for name in gone {
             for (topic, told) in self.servers.remove(&name).into_iter().flatten() {
                 self.count -= 1;
                 self.add(&topic, Some(told), None);
-                self.changes.entry(topic).or_default().left += u64::from(told.subscribers);
+                let left = Change { joined: 0, left: u64::from(told.subscribers) };
+                // As many as there were topics of this server.
+                self.note_change(topic, left, usize::MAX);
             }
         }
-        self.newcomers.retain(|name| there.contains(name));
-        for name in there {
-            if !self.servers.contains_key(name) {
-                self.servers.insert(name.clone(), HashMap::new());
-                self.newcomers.insert(name.clone());
-            }
-        }
+        // One that has told something before it was seen is new, too.
+        self.has_newcomers |= there.iter().any(|name| !self.seen.contains(name));
+        self.seen = there.iter().cloned().collect();
     }
 
-    /// Whether a server has come that is to be told everything. The next call says no.
-    pub(super) fn take_newcomers(&mut self) -> bool {
-        !std::mem::take(&mut self.newcomers).is_empty()
+    /// Whether all topics are to be told: a server has come, or changes have found no room. The next call says no.
+    pub(super) fn take_need(&mut self) -> bool {
+        std::mem::take(&mut self.has_newcomers) | std::mem::take(&mut self.has_missed)
     }
 
     /// What has changed since the last call, of at most so many topics.
@@ -186,7 +190,7 @@ mod tests {
 
     fn tell(others: &mut Others, from: &str, subscribers: usize, joined: u64, left: u64, is_watched: bool) {
         let entry = Entry::new(&topic("a"), subscribers, Change { joined, left }, is_watched);
-        others.take_in(&message(from, vec![entry]), "own", 10);
+        others.take_in(from, &message(vec![entry]), 10, |_| true);
     }
 
     #[test]
@@ -194,24 +198,28 @@ mod tests {
         let mut others = Others::default();
         let there = ["x".to_owned(), "y".to_owned()];
         others.see(&there);
-        assert!(others.take_newcomers() && !others.take_newcomers());
+        assert!(others.take_need() && !others.take_need());
         tell(&mut others, "x", 3, 3, 0, false);
         tell(&mut others, "y", 2, 4, 2, true);
         assert_eq!((others.subscribers(&topic("a")), others.is_watched(&topic("a"))), (5, true));
         assert_eq!(others.take_changes(9), [(topic("a"), Change { joined: 7, left: 2 })]);
-        // The same once more changes nothing, and what this server has told is not counted.
+        // The same once more changes nothing.
         tell(&mut others, "x", 3, 0, 0, false);
-        tell(&mut others, "own", 9, 9, 0, false);
         assert_eq!((others.subscribers(&topic("a")), others.take_changes(9)), (5, Vec::new()));
         // One is gone.
         others.see(&there[..1]);
         assert_eq!((others.subscribers(&topic("a")), others.is_watched(&topic("a"))), (3, false));
         assert_eq!(others.take_changes(9), [(topic("a"), Change { joined: 0, left: 2 })]);
-        assert!(!others.take_newcomers());
+        assert!(!others.take_need());
         tell(&mut others, "x", 0, 0, 3, false);
         assert_eq!((others.count, others.sums.len()), (0, 0));
         others.see(&there);
-        assert!(others.take_newcomers(), "it has come back, and knows nothing");
+        assert!(others.take_need(), "it has come back, and knows nothing");
+        // One that tells something before it is seen.
+        tell(&mut others, "z", 1, 1, 0, false);
+        assert!(!others.take_need());
+        others.see(&["x".to_owned(), "y".to_owned(), "z".to_owned()]);
+        assert!(others.take_need());
     }
 
     #[test]
@@ -219,12 +227,20 @@ mod tests {
         let mut others = Others::default();
         let entries =
             (0..20).map(|number| Entry::new(&topic(&number.to_string()), 1, Change::default(), false));
-        others.take_in(&message("x", entries.collect()), "own", 10);
-        assert_eq!((others.count, others.sums.len()), (10, 10));
-        others.take_in(b"{", "own", 10);
-        let nameless = Entry { topic: String::new(), ..Entry::new(&topic("a"), 1, Change::default(), false) };
-        others.take_in(&message("x", vec![nameless]), "own", 99);
+        others.take_in("x", &message(entries.collect()), 10, |topic| topic != "3");
+        assert_eq!((others.count, others.sums.len(), others.changes.len()), (10, 10, 10));
+        assert!(!others.sums.contains_key(&topic("3")), "it has no presence");
+        let joins = |name: &str| Entry::new(&topic(name), 1, Change { joined: u64::MAX, left: 1 }, false);
+        others.take_in("y", &message(vec![joins("a"), joins("0"), joins("0")]), 10, |_| true);
+        assert_eq!((others.changes.len(), others.take_need()), (10, true), "the change of a finds no room");
+        assert_eq!(others.changes[&topic("0")].joined, u64::MAX);
+        others.see(&["x".to_owned()]);
         assert_eq!(others.count, 10);
+        others.take_in("x", b"{", 10, |_| true);
+        let nameless = Entry { topic: String::new(), ..Entry::new(&topic("a"), 1, Change::default(), false) };
+        others.take_in("x", &message(vec![nameless]), 99, |_| true);
+        assert_eq!(others.count, 10);
+        assert_eq!(others.take_changes(99).len(), 11);
         others.see(&[]);
         assert_eq!((others.count, others.sums.len(), others.take_changes(99).len()), (0, 0, 10));
     }
