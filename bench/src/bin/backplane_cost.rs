@@ -70,7 +70,7 @@ fn run(options: &Options) -> Outcome<()> {
     machine::introduce("backplane_cost", &machine::backends());
     let server = match &options.nats {
         Some(_) => None,
-        None => Some(NatsServer::start(Default::default())?),
+        None => Some(NatsServer::start(&Default::default())?),
     };
     let url = match (&options.nats, &server) {
         (Some(url), _) => url.clone(),

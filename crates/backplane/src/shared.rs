@@ -18,6 +18,9 @@ use crate::stream;
 use crate::sync::lock;
 use crate::topics::Subjects;
 
+/// So many looks in a row have to fail before a node does not count as caught up any more.
+const FAILED_LOOKS: u64 = 2;
+
 /// A node that is further behind than this has to catch up.
 const BEHIND: u64 = 1000;
 
@@ -68,6 +71,8 @@ struct Extent {
     target: AtomicU64,
     /// The consumer delivers, or sends signs of life.
     is_live: AtomicBool,
+    /// Looks at the stream that have failed since one succeeded.
+    failed_looks: AtomicU64,
     is_caught_up: AtomicBool,
 }
 
@@ -155,6 +160,15 @@ impl Shared {
         self.evaluate();
     }
 
+    /// A look at the stream has succeeded, or not. After two that have not, nobody knows where the stream ends.
+    pub(crate) fn note_look(&self, has_succeeded: bool) {
+        match has_succeeded {
+            true => self.extent.failed_looks.store(0, Ordering::Relaxed),
+            false => _ = self.extent.failed_looks.fetch_add(1, Ordering::Relaxed),
+        }
+        self.evaluate();
+    }
+
     pub(crate) fn set_live(&self, is_live: bool) {
         if self.extent.is_live.swap(is_live, Ordering::AcqRel) != is_live {
             self.evaluate();
@@ -197,6 +211,7 @@ impl Shared {
         let is_caught_up = is_current
             && !self.has_ended()
             && extent.is_live.load(Ordering::Acquire)
+            && extent.failed_looks.load(Ordering::Relaxed) < FAILED_LOOKS
             && !is_behind
             && (was || appended >= extent.target.load(Ordering::Relaxed));
         extent.is_caught_up.store(is_caught_up, Ordering::Relaxed);

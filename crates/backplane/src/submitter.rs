@@ -91,6 +91,8 @@ struct Flight {
     resend_at: Option<Instant>,
     generation: u64,
     sends: u64,
+    /// Earlier sends under an id that is another event's: their answers say nothing of this one.
+    foreign_sends: u64,
     /// Sends after which the stream may have the event.
     unanswered: u64,
     /// It is there already, and is compared.
@@ -221,6 +223,7 @@ impl Submitter {
                 resend_at: None,
                 generation: 0,
                 sends: 0,
+                foreign_sends: 0,
                 unanswered: 0,
                 is_compared: false,
             };
@@ -251,7 +254,7 @@ impl Submitter {
         let Outgoing { subject, headers, payload, .. } = self.outgoing(event, number, flight.is_qualified);
         let link = Arc::clone(&self.shared.link);
         let generation = link.generation();
-        let reply = format!("{}.{number}.{}", self.inbox, flight.sends + 1);
+        let reply = format!("{}.{number}.{}", self.inbox, flight.foreign_sends + flight.sends + 1);
         let kept = subject.clone();
         let sent =
             async { link.client().publish_with_reply_and_headers(subject, reply, headers, payload).await };
@@ -286,9 +289,13 @@ impl Submitter {
 
     fn take_answer(&mut self, answer: &Message) {
         let mut tokens = answer.subject.rsplit('.');
-        let _send = tokens.next();
+        let send = tokens.next().and_then(|token| token.parse::<u64>().ok());
         let Some(number) = tokens.next().and_then(|token| token.parse::<u64>().ok()) else { return };
         let Some(flight) = self.in_flight.get_mut(&number) else { return };
+        if send.is_none_or(|send| send <= flight.foreign_sends) {
+            // It is about the id that is another event's.
+            return;
+        }
         let verdict = match answer.status {
             Some(StatusCode::NO_RESPONDERS) => Verdict::Later("no stream takes it".to_owned()),
             _ => verdict_of(&answer.payload, &self.shared.options.stream),
@@ -363,8 +370,9 @@ impl Submitter {
                 flight.resend_at = Some(Instant::now() + RETRY);
                 return;
             }
-            // It was trimmed, and cannot be compared.
-            Ok(None) => return self.accept(number, accepted),
+            // It was trimmed, and cannot be compared. It may be another event, with other topics.
+            Ok(None) if flight.is_qualified => return self.accept(number, accepted),
+            Ok(None) => None,
             Ok(Some(message)) => message.to_record(&self.shared.subjects),
         };
         match record.map_or(Identity::Different, |record| Identity::of(&record.event, event)) {
@@ -375,6 +383,7 @@ impl Submitter {
                 self.finish(number, Err(SubmitFailure::Refused));
             }
             Identity::Different => {
+                flight.foreign_sends += flight.sends;
                 (flight.is_qualified, flight.sends, flight.unanswered) = (true, 0, 0);
                 flight.resend_at = Some(Instant::now());
                 self.looked_at -= TICK;
@@ -412,7 +421,10 @@ impl Submitter {
             self.finish(number, Err(failure));
         }
         for number in denied {
-            self.finish(number, Err(SubmitFailure::Refused));
+            // Over an earlier connection it may have been permitted.
+            let is_unknown = self.in_flight.get(&number).is_some_and(|flight| flight.unanswered > 1);
+            let failure = if is_unknown { SubmitFailure::Undecided } else { SubmitFailure::Refused };
+            self.finish(number, Err(failure));
         }
         for number in again {
             self.send(number).await;

@@ -25,6 +25,9 @@ const BELIEF: Duration = Duration::from_secs(3);
 /// After so long without an answer over a connection that seems to work, another one is made.
 const MUTE: Duration = Duration::from_secs(3);
 
+/// How often a connection without answers is kept, because much comes over it.
+const MOST_DOUBTS: u64 = 3;
+
 pub(crate) struct Watcher {
     shared: Arc<Shared>,
     /// Since when the stream is not there.
@@ -37,6 +40,8 @@ pub(crate) struct Watcher {
     heard: u64,
     generation: u64,
     turn: u64,
+    /// How often the connection was kept without an answer, because much has come over it.
+    doubts: u64,
 }
 
 impl Watcher {
@@ -50,6 +55,7 @@ impl Watcher {
             heard: 0,
             generation,
             turn: 0,
+            doubts: 0,
         }
     }
 
@@ -98,7 +104,8 @@ impl Watcher {
         let asked = self.shared.with_feed(Feed::now);
         match self.shared.api.stream_info(PATIENCE).await {
             Ok(info) => {
-                (self.missing, self.answered) = (None, Instant::now());
+                (self.missing, self.answered, self.doubts) = (None, Instant::now(), 0);
+                self.shared.note_look(true);
                 self.heard = self.shared.link.received_bytes();
                 self.take(&info, generation, delivered).await;
                 if let Some(asked) = asked
@@ -117,9 +124,12 @@ impl Watcher {
             }
             Err(error) => {
                 self.shared.link.note_error(format!("the stream cannot be looked at: {error}"));
+                self.shared.note_look(false);
                 if self.answered.elapsed() >= MUTE {
                     let link = &self.shared.link;
-                    if !link.is_busy_since(self.heard) {
+                    self.doubts += 1;
+                    // Where only the way to the server is cut, events may come for a long time.
+                    if !link.is_busy_since(self.heard) || self.doubts > MOST_DOUBTS {
                         link.reconnect().await;
                     }
                     (self.answered, self.heard) = (Instant::now(), link.received_bytes());

@@ -103,9 +103,11 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     });
     let store = store::open(settings)?;
     let backplane = cluster::connect(settings, &mut signals)?;
-    if let Some(backplane) = &backplane {
-        cluster::orders::bar_before_start(backplane, &rules.get().access)?;
-    }
+    let barred = backplane
+        .as_ref()
+        .map(|backplane| cluster::orders::bar_before_start(backplane, &rules.get().access))
+        .transpose()?
+        .unwrap_or_default();
     let mut shared_log = cluster::Watch::default();
     if let Some(backplane) = &backplane {
         shared_log.look(backplane, &health);
@@ -167,7 +169,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         if let Some(presence) = &presence {
             cluster::hear_presence(backplane, presence)?;
         }
-        let orders = ClusterOrders::start(Arc::clone(backplane), engine.hub(), rules.clone());
+        let orders = ClusterOrders::start(Arc::clone(backplane), engine.hub(), rules.clone(), barred);
         let orders = orders.and_then(|orders| {
             cluster::settings::compare(backplane, &configuration.settings)?;
             Ok(orders)
@@ -250,7 +252,6 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         shared_log: &mut shared_log,
     };
     let why = watch(watched, &mut reporter, &tell)?;
-    drop(tell);
 
     let hub = engine.hub();
     let connections = hub.counts().connections;
@@ -285,6 +286,10 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         let settings = &running.configuration.settings;
         if [&settings.listen, &settings.listen_proxy].iter().any(|all| all.contains(&Listen::Systemd)) {
             return Err("the server has to be started again, because the shared log has broken off".into());
+        }
+        if tell.try_iter().any(|signal| signal != SIGHUP) {
+            tracing::info!("a signal has come meanwhile: the server does not start again");
+            return end.map_err(Into::into);
         }
         drop(written_at_end);
         let is_over = matches!(why, WatchEnd::LogBreak(LogBreak::NewEpoch(_)));

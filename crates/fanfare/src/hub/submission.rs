@@ -142,6 +142,14 @@ impl SubmissionSlot {
         !is_sent
     }
 
+    /// The result, taken; `None`: it has not come.
+    pub(super) fn take_done(&self) -> Option<Result<Vec<Accepted>, NotAccepted>> {
+        match &mut lock(&self.state).phase {
+            Phase::Done(result) => Some(std::mem::replace(result, Ok(Vec::new()))),
+            _ => None,
+        }
+    }
+
     /// The result, taken; `None`: it has not come, and the publisher with this position is called when it
     /// comes.
     pub(super) fn take(&self, position: &LinePosition) -> Option<Result<Vec<Accepted>, NotAccepted>> {

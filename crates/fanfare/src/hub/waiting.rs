@@ -429,7 +429,9 @@ impl<'hub> Publishing<'hub> {
 
     fn interrupted(&mut self, error: PublishError) -> Interrupted {
         self.leave();
-        if let Some(submitted) = &self.submitted {
+        if let Some(submitted) = &mut self.submitted {
+            // An answer that has come meanwhile counts.
+            self.published = submitted.take_late_answer(self.hub).or(self.published.take());
             let error = submitted.error_of_interruption(error);
             self.give_back();
             return Interrupted { error, published: self.published.take() };

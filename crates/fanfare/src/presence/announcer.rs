@@ -85,19 +85,19 @@ impl Announcer {
 /// not be published is dropped alone.
 fn publish_all(hub: &Hub, presence: &Presence, mut events: Vec<Event>) {
     while !events.is_empty() {
-        // What a durable store refuses is not given back.
+        // What a durable store refuses is not given back, and what a shared log refuses is.
         let copy = if hub.has_store() { events.clone() } else { Vec::new() };
         let Err(interrupted) = hub.publish_wait(&mut events, PATIENCE) else { continue };
         let published = interrupted.published.map_or(0, |published| published.count);
         match (interrupted.error.event_at_fault(), interrupted.error) {
             // The member's name is longer than the data of an event may be.
-            (Some(index), _) => {
+            (Some(index), _) if index < events.len() => {
                 events.remove(index);
                 presence.count_not_announced(1);
             }
             (None, PublishError::Busy | PublishError::Unreleased | PublishError::Undecided) => {}
             // A member that left would be there for ever.
-            (None, PublishError::NotStored(StoreFailure::Full)) => {
+            (None, PublishError::NotStored(StoreFailure::Full | StoreFailure::Unreachable)) => {
                 events = copy.into_iter().skip(published).collect();
                 thread::sleep(FULL_PAUSE);
             }
@@ -106,7 +106,7 @@ fn publish_all(hub: &Hub, presence: &Presence, mut events: Vec<Event>) {
                 return;
             }
             // The engine ends.
-            (None, _) => {
+            _ => {
                 presence.count_not_announced(events.len());
                 return;
             }

@@ -124,7 +124,12 @@ fn read_login(path: &Path) -> Result<Login, String> {
 pub(crate) struct Watch {
     before: Option<SharedLogState>,
     error: Option<String>,
+    looks: u64,
+    silent_until: u64,
 }
+
+/// Looks between two lines about errors: five seconds.
+const LOOKS_BETWEEN_ERRORS: u64 = 10;
 
 impl Watch {
     /// Notes how things stand, and says what has changed.
@@ -154,7 +159,11 @@ impl Watch {
                 ),
             }
         }
-        if status.last_error.is_some() && status.last_error != self.error {
+        self.looks += 1;
+        let is_new = status.last_error.is_some() && status.last_error != self.error;
+        // Errors that alternate are not worth a line each.
+        if is_new && self.looks >= self.silent_until {
+            self.silent_until = self.looks + LOOKS_BETWEEN_ERRORS;
             tracing::warn!("the shared log: {}", status.last_error.as_deref().unwrap_or_default());
         }
         self.error = status.last_error;

@@ -46,6 +46,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct ClusterOrders {
     backplane: Arc<NatsBackplane>,
+    give: Mutex<Sender<Order>>,
 }
 
 /// A list, as JSON.
@@ -65,8 +66,11 @@ struct Entry {
 }
 
 /// What has come from another server.
+#[derive(Debug)]
 enum Order {
     Revocations(Vec<Entry>),
+    /// This server has given it, and has ended the streams.
+    Own(Entry),
     EndTopics(Vec<Topic>),
 }
 
@@ -126,12 +130,17 @@ impl List {
     }
 }
 
+/// What is barred already, by name, with the times of the revocation and of its end.
+#[derive(Debug, Default)]
+pub(crate) struct Barred(HashMap<Revoked, (u64, u64)>);
+
 /// Bars what servers of the cluster have barred before this one starts: no stream of theirs may begin here.
 ///
 /// # Errors
 /// The revocations cannot be read.
-pub(crate) fn bar_before_start(backplane: &NatsBackplane, access: &Access) -> Result<(), String> {
+pub(crate) fn bar_before_start(backplane: &NatsBackplane, access: &Access) -> Result<Barred, String> {
     let (begun, now) = (Instant::now(), unix_time().as_secs());
+    let mut known = HashMap::new();
     for list in 0..LISTS {
         let key = format!("{KEY}{list}");
         let value = loop {
@@ -146,11 +155,12 @@ pub(crate) fn bar_before_start(backplane: &NatsBackplane, access: &Access) -> Re
         let entries = value.map(|value| List::read(&value.value).revocations).unwrap_or_default();
         for entry in entries.iter().filter(|entry| entry.until > now) {
             let Some(revoked) = entry.revoked() else { continue };
-            let barred = access.take_over(revoked, entry.revoked, entry.until);
+            let barred = access.take_over(revoked.clone(), entry.revoked, entry.until);
             barred.map_err(|error| format!("a revocation of the cluster does not bar here: {error}"))?;
+            known.insert(revoked, (entry.revoked, entry.until));
         }
     }
-    Ok(())
+    Ok(Barred(known))
 }
 
 impl ClusterOrders {
@@ -162,12 +172,13 @@ impl ClusterOrders {
         backplane: Arc<NatsBackplane>,
         hub: Hub,
         rules: CurrentRules,
+        barred: Barred,
     ) -> io::Result<Arc<ClusterOrders>> {
         let (give, take) = channel();
-        let work = Work { hub, rules, known: HashMap::new() };
+        let work = Work { hub, rules, known: barred.0 };
         thread::Builder::new().name("fanfare-cluster".to_owned()).spawn(move || work.run(&take))?;
+        let (topics, own) = (give.clone(), Mutex::new(give.clone()));
         let give = Mutex::new(give);
-        let topics = give.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let heard = backplane.on_question(END_TOPICS, move |_, payload| {
             hear_topics(payload, &topics);
             b"ok".to_vec()
@@ -179,7 +190,7 @@ impl ClusterOrders {
                 let _ = give.lock().unwrap_or_else(PoisonError::into_inner).send(order);
             }
         });
-        Ok(Arc::new(ClusterOrders { backplane }))
+        Ok(Arc::new(ClusterOrders { backplane, give: own }))
     }
 
     /// Has a revocation hold on all servers. It blocks.
@@ -189,6 +200,8 @@ impl ClusterOrders {
     pub(crate) fn revoke(&self, revocation: &Revocation) -> Result<(), String> {
         let entry = Entry::new(revocation);
         let key = entry.key();
+        // It comes back, and must not end the streams that begin with a new token meanwhile.
+        let _ = self.give.lock().unwrap_or_else(PoisonError::into_inner).send(Order::Own(entry.clone()));
         for _ in 0..TRIES {
             let value = self.backplane.get(&key).map_err(|error| error.to_string())?;
             let (mut list, revision) = match &value {
@@ -241,6 +254,10 @@ impl Work {
         while let Ok(order) = take.recv() {
             let done = match order {
                 Order::Revocations(entries) => self.take_in(&entries),
+                Order::Own(entry) => {
+                    self.known.extend(entry.revoked().map(|revoked| (revoked, (entry.revoked, entry.until))));
+                    Ok(())
+                }
                 Order::EndTopics(topics) => {
                     topics.iter().try_for_each(|topic| order_patiently(|| self.hub.disconnect_topic(topic)))
                 }

@@ -48,6 +48,14 @@ impl Submitted {
         self.answer.is_none() && self.slot.has_begun()
     }
 
+    /// Takes the answer of the log, if it has come and was not taken. What is published by it.
+    pub(super) fn take_late_answer(&mut self, hub: &Hub) -> Option<Published> {
+        let result = self.answer.is_none().then(|| self.slot.take_done()).flatten()?;
+        let (answer, published) = self.answer_of(result, hub);
+        self.answer = Some(answer);
+        published
+    }
+
     /// What the publisher learns that leaves for this reason.
     pub(super) fn error_of_interruption(&self, error: PublishError) -> PublishError {
         match &self.answer {
