@@ -1,5 +1,5 @@
-//! What a log that nodes share costs, on NATS JetStream: how long a publisher waits, how many events a second go
-//! through, and how fast a node that starts catches up. A bare client of NATS beside it publishes the same
+//! What a log that nodes share costs, on NATS JetStream: how long a publisher waits, how many events a second
+//! go through, and how fast a node that starts catches up. A bare client of NATS beside it publishes the same
 //! messages and waits for the same acknowledgements.
 
 use std::process::ExitCode;

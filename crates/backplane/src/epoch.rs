@@ -24,8 +24,8 @@ struct Agreed {
     epoch: String,
 }
 
-/// The epoch of the stream that was created at this time. Where there is none, or it is the one that is over, this
-/// node gives one.
+/// The epoch of the stream that was created at this time. Where there is none, or it is the one that is over,
+/// this node gives one.
 pub(crate) async fn agree(
     bucket: &Bucket,
     created: &str,

@@ -185,8 +185,8 @@ impl Feeder {
         Ok(())
     }
 
-    /// The consumer has nothing more. Where the stream ends behind what has come, the messages up to there are gone:
-    /// dropped by the limits of the stream, or deleted.
+    /// The consumer has nothing more. Where the stream ends behind what has come, the messages up to there
+    /// are gone: dropped by the limits of the stream, or deleted.
     async fn check_end(&mut self) -> Result<(), ()> {
         if self.shared.last() <= self.newest {
             return Ok(());
@@ -280,8 +280,8 @@ impl Feeder {
 
 /// The stream gives numbers again that it has given before: the nodes need a new epoch.
 pub(crate) async fn went_back(shared: &Shared, what: &str) {
-    // Nothing more may be delivered, whatever becomes of the epoch. Where it cannot be written now, the next start
-    // does it: it is told which epoch is over ([`crate::NatsOptions::epoch_is_over`]).
+    // Nothing more may be delivered, whatever becomes of the epoch. Where it cannot be written now, the next
+    // start does it: it is told which epoch is over ([`crate::NatsOptions::epoch_is_over`]).
     let why = format!("{what}: NATS has lost events that it had acknowledged");
     shared.break_off(LogBreak::NewEpoch(why));
     while !shared.has_ended() {
@@ -293,8 +293,8 @@ pub(crate) async fn went_back(shared: &Shared, what: &str) {
     }
 }
 
-/// Dropped before the end was asked for, it has the engine break off: without what it guards, nothing would be
-/// delivered any more, and nobody would know.
+/// Dropped before the end was asked for, it has the engine break off: without what it guards, nothing would
+/// be delivered any more, and nobody would know.
 pub(crate) struct BreaksOff {
     pub(crate) shared: Arc<Shared>,
     pub(crate) what: &'static str,

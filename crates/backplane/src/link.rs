@@ -52,8 +52,8 @@ const REST: Duration = Duration::from_millis(500);
 
 /// The connection to NATS.
 ///
-/// The client library connects again by itself. Its task panics over headers that it cannot represent, such as a
-/// value with a carriage return, which any program may publish. Then there is a new client.
+/// The client library connects again by itself. Its task panics over headers that it cannot represent, such
+/// as a value with a carriage return, which any program may publish. Then there is a new client.
 pub(crate) struct Link {
     options: NatsOptions,
     client: RwLock<Client>,

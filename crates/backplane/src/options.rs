@@ -150,9 +150,9 @@ impl NatsOptions {
         NatsOptions { is_strict, ..self }
     }
 
-    /// This epoch is over: its numbers were given twice, or its stream is gone ([`fanfare::LogBreak::NewEpoch`]). Where
-    /// the stream still has it, this node gives another one. A program that starts anew after a break says so: the
-    /// engine before may not have been able to write it.
+    /// This epoch is over: its numbers were given twice, or its stream is gone
+    /// ([`fanfare::LogBreak::NewEpoch`]). Where the stream still has it, this node gives another one. A
+    /// program that starts anew after a break says so: the engine before may not have been able to write it.
     #[must_use]
     pub fn epoch_is_over(self, epoch: Epoch) -> NatsOptions {
         NatsOptions { epoch_over: Some(epoch), ..self }

@@ -160,7 +160,8 @@ impl Shared {
         self.evaluate();
     }
 
-    /// A look at the stream has succeeded, or not. After two that have not, nobody knows where the stream ends.
+    /// A look at the stream has succeeded, or not. After two that have not, nobody knows where the stream
+    /// ends.
     pub(crate) fn note_look(&self, has_succeeded: bool) {
         match has_succeeded {
             true => self.extent.failed_looks.store(0, Ordering::Relaxed),

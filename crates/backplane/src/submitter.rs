@@ -301,8 +301,8 @@ impl Submitter {
             _ => verdict_of(&answer.payload, &self.shared.options.stream),
         };
         match verdict {
-            // Another stream of the same name has it, of which this node does not know yet: the number is none
-            // of the epoch here.
+            // Another stream of the same name has it, of which this node does not know yet: the number is
+            // none of the epoch here.
             Verdict::Stored { number: stored, is_duplicate: false } if stored <= flight.newest_before => {
                 self.shared.link.note_error(format!(
                     "an event was given the number {stored}, and the stream had {} before",

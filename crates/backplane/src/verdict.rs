@@ -12,8 +12,8 @@ pub(crate) enum Verdict {
     Stored { number: u64, is_duplicate: bool },
     /// Not now, for this reason: the same may be taken a moment later.
     Later(String),
-    /// It is not the answer of the stream, and says nothing of the event. Another program reads the subjects of
-    /// the stream, and answers.
+    /// It is not the answer of the stream, and says nothing of the event. Another program reads the subjects
+    /// of the stream, and answers.
     Foreign(String),
     /// No, for this reason.
     No(SubmitFailure, String),

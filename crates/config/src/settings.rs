@@ -400,8 +400,8 @@ settings! {
 
     "cluster": "A log that several servers share" {
         /// URL of a NATS server with JetStream. Several servers that name the same stream are one hub: events
-        /// that are published at one of them reach the subscribers of all, and a subscriber may resume at any of
-        /// them. The stream is the durable log then, so --data cannot be set. See docs/SCALING.md.
+        /// that are published at one of them reach the subscribers of all, and a subscriber may resume at any
+        /// of them. The stream is the durable log then, so --data cannot be set. See docs/SCALING.md.
         nats: Vec<NatsUrl> = many(text(NatsUrl::ALLOWED), Separator::Comma).value_name("URL");
         /// Name of the stream. It is created where it does not exist, and checked where it does.
         stream: String = one(text_with("a name without spaces, dots, slashes, * and >", nats_name::stream))
@@ -576,8 +576,8 @@ impl Settings {
             .with_events(self.retain_events)
             .with_bytes(self.retain_bytes)
             .with_age(self.retain_age);
-        // Clients that join and leave cause presence events, and these are not to take the place of others. So
-        // this rule is the first one.
+        // Clients that join and leave cause presence events, and these are not to take the place of others.
+        // So this rule is the first one.
         let of_presence = (!self.presence.is_empty()).then(|| {
             let topics = TopicPattern::Prefix(PRESENCE_PREFIX.to_owned());
             RetentionRule::new(topics, retention.with_age(self.retain_age.min(PRESENCE_RETAIN_AGE)))

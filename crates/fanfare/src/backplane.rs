@@ -27,24 +27,24 @@ use crate::sync::AtomicU64;
 
 /// What connects an engine with a log that nodes share. It has threads of its own.
 pub trait Backplane: Send + Sync {
-    /// What can be read back from the log. [`StoreReader::state`] says with which epoch and behind which number
-    /// the engine starts. A read may wait for the network, within a bound, and fails with
+    /// What can be read back from the log. [`StoreReader::state`] says with which epoch and behind which
+    /// number the engine starts. A read may wait for the network, within a bound, and fails with
     /// [`fanfare_store::Error::Unreachable`] where the log cannot be reached.
     fn reader(&self) -> Arc<dyn StoreReader>;
 
-    /// The engine has started: everything behind this number goes to the feed from now on, in order. It is called
-    /// once.
+    /// The engine has started: everything behind this number goes to the feed from now on, in order. It is
+    /// called once.
     fn begin(&self, feed: Feed, after: u64);
 
     /// Takes the events of one publish. The call returns at once, and
     /// [`Submission::complete`] is called later, in any order with other submissions.
     ///
-    /// Where the log cannot be reached, the submission is completed with [`SubmitFailure::Unreachable`] after a
-    /// bounded wait.
+    /// Where the log cannot be reached, the submission is completed with [`SubmitFailure::Unreachable`] after
+    /// a bounded wait.
     fn submit(&self, submission: Submission);
 
-    /// No more events are submitted or wanted: the threads end. Submissions that are not complete are completed
-    /// or dropped.
+    /// No more events are submitted or wanted: the threads end. Submissions that are not complete are
+    /// completed or dropped.
     fn end(&self);
 }
 
@@ -146,8 +146,8 @@ impl Submission {
         &self.events
     }
 
-    /// From now on the events may be in the log. False: the publisher has given up before, and nothing is to be
-    /// sent.
+    /// From now on the events may be in the log. False: the publisher has given up before, and nothing is to
+    /// be sent.
     pub fn begin(&self) -> bool {
         self.slot.begin()
     }
@@ -188,8 +188,8 @@ impl Feed {
     /// numbers rise and may have holes.
     ///
     /// An event that this engine cannot deliver, because it is larger than
-    /// [`fanfare_proto::limits::Limits::event_bytes`] or bears an id of the form `<epoch>-<number>`, is left out
-    /// and counted ([`crate::Hub::feed_skipped`]).
+    /// [`fanfare_proto::limits::Limits::event_bytes`] or bears an id of the form `<epoch>-<number>`, is left
+    /// out and counted ([`crate::Hub::feed_skipped`]).
     ///
     /// # Errors
     /// [`FeedError`]. Events before the one at fault have been appended.
@@ -233,15 +233,16 @@ impl Feed {
 
     /// The shared log ended at this number when it was asked, at the time `asked` or later.
     ///
-    /// A subscriber may come with a number that is not here. It waits for the number. Where the log was asked after
-    /// the subscriber had come, and has no such number, nobody has given it: the subscriber is told of a gap.
-    /// Otherwise it is turned away, and comes back: the number may be in the log, and a gap would be none.
+    /// A subscriber may come with a number that is not here. It waits for the number. Where the log was asked
+    /// after the subscriber had come, and has no such number, nobody has given it: the subscriber is told of
+    /// a gap. Otherwise it is turned away, and comes back: the number may be in the log, and a gap would be
+    /// none.
     pub fn note_end(&self, asked: Duration, last: u64) {
         self.log.note_end(asked, last);
     }
 
-    /// The engine cannot go on with this log. Nothing is appended any more: the owner of the engine stops it, and
-    /// starts another one, whose subscribers learn of the gap ([`crate::Hub::log_break`]).
+    /// The engine cannot go on with this log. Nothing is appended any more: the owner of the engine stops it,
+    /// and starts another one, whose subscribers learn of the gap ([`crate::Hub::log_break`]).
     pub fn break_off(self, why: LogBreak) {
         let _ = self.broken.set(why);
     }

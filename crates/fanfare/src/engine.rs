@@ -283,9 +283,9 @@ impl Builder {
         self
     }
 
-    /// Shares one log with other nodes: [`Backplane`]. A publish goes to the log and is answered when the log has
-    /// it and this node has got it from there. The epoch and the numbers are those of the log, so ids are equal on
-    /// all nodes. The start reads the newest events back, as [`Builder::store`] does.
+    /// Shares one log with other nodes: [`Backplane`]. A publish goes to the log and is answered when the log
+    /// has it and this node has got it from there. The epoch and the numbers are those of the log, so ids are
+    /// equal on all nodes. The start reads the newest events back, as [`Builder::store`] does.
     ///
     /// [`Hub::publish`] and [`Hub::publish_batch`], which do not wait, are refused with
     /// [`crate::PublishError::WouldBlock`]. A durable store cannot be set, too: the shared log is the store.

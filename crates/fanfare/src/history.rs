@@ -65,8 +65,8 @@ pub(crate) struct HistoryQueue {
 
 #[derive(Default)]
 struct State {
-    /// The questions of each kind ([`Ask::kind`]). The kinds take turns: many costly questions do not delay the
-    /// cheap ones, and subscribers that arrive do not delay the pages of streams that are open.
+    /// The questions of each kind ([`Ask::kind`]). The kinds take turns: many costly questions do not delay
+    /// the cheap ones, and subscribers that arrive do not delay the pages of streams that are open.
     questions: [VecDeque<Question>; 3],
     /// The kind whose turn is next.
     turn: usize,
@@ -282,7 +282,8 @@ impl Ask {
 }
 
 impl Question {
-    /// A question about a page is answered in any case, because the shard counts the pages that are under way.
+    /// A question about a page is answered in any case, because the shard counts the pages that are under
+    /// way.
     fn is_to_be_answered(&self) -> bool {
         self.is_wanted() || matches!(self.ask, Ask::Page { .. })
     }
@@ -550,8 +551,8 @@ impl HistoryReader {
             }
             Ok(None) => {}
             Err(Unreachable) => {
-                // What cannot be reached now is not lost. The question is asked again for as long as the shard
-                // wants the answer.
+                // What cannot be reached now is not lost. The question is asked again for as long as the
+                // shard wants the answer.
                 self.queue.push(question);
                 std::thread::sleep(UNREACHABLE_REST);
             }

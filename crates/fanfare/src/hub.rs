@@ -2,9 +2,9 @@
 //!
 //! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
 //! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`line`]
-//! the line in which it waits, and [`tasks`] wakes it where it is a task; [`publish_error`] says why a publish
-//! fails. [`shed`] ends a share of all streams. [`commit`] stores events where there is a durable store. [`readers`] are in the same process and
-//! read from the log.
+//! the line in which it waits, and [`tasks`] wakes it where it is a task; [`publish_error`] says why a
+//! publish fails. [`shed`] ends a share of all streams. [`commit`] stores events where there is a durable
+//! store. [`readers`] are in the same process and read from the log.
 
 mod capacity;
 pub(crate) mod commit;
@@ -80,7 +80,8 @@ pub(crate) use submission::{SubmissionSlot, Submissions};
 use tasks::Tasks;
 pub use waiting::{PublishFuture, ReadyFuture};
 
-/// How long a drain waits for the durable store, or for a log that nodes share. Events that are stored later are there at the next start.
+/// How long a drain waits for the durable store, or for a log that nodes share. Events that are stored later
+/// are there at the next start.
 const COMMIT_TIME: Duration = Duration::from_secs(5);
 
 /// How often a drain looks whether what a shared log has accepted has come back.
@@ -652,8 +653,8 @@ impl Hub {
         }
     }
 
-    /// Why the engine cannot go on with the log that nodes share. `None`: it goes on, or there is no such log.
-    /// The owner of the engine stops it then, and starts another one.
+    /// Why the engine cannot go on with the log that nodes share. `None`: it goes on, or there is no such
+    /// log. The owner of the engine stops it then, and starts another one.
     pub fn log_break(&self) -> Option<LogBreak> {
         self.inner.backplane.as_ref()?.broken.get().cloned()
     }
@@ -681,7 +682,8 @@ impl Hub {
     /// The same, where what waits for the durable store has so much time.
     pub(crate) fn drain_and_commit(&self, window: Duration, patience: Duration) {
         if let Some(shared) = &self.inner.backplane {
-            // A shard cannot wait for what it has to deliver itself, and behind a break nothing comes any more.
+            // A shard cannot wait for what it has to deliver itself, and behind a break nothing comes any
+            // more.
             let is_broken = shared.broken.get().is_some();
             let patience = if shard_thread::is_current() || is_broken { Duration::ZERO } else { patience };
             let deadline = self.now().saturating_add(patience);

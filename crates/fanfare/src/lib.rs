@@ -136,9 +136,9 @@
 //!
 //! - **A published event is not a received one.** [`Published`] says that the event has its place in the
 //!   order. No client acknowledges anything.
-//! - **Nothing is on disk** unless [`Builder::store`] says where. Without a store the log ends with the process.
-//!   [`Builder::position_file`] lets the numbers go on after a restart, so that a client that had everything
-//!   resumes without a gap.
+//! - **Nothing is on disk** unless [`Builder::store`] says where. Without a store the log ends with the
+//!   process. [`Builder::position_file`] lets the numbers go on after a restart, so that a client that had
+//!   everything resumes without a gap.
 //! - **One process**, unless engines share a log ([`Builder::backplane`]). Engines do not talk to each other.
 //! - **A slow subscriber may be cut.** When the log drops what it needs, it is disconnected and resumes, or
 //!   skips and is told ([`LaggardPolicy`]). When most subscribers are slow at once, publishers get

@@ -166,8 +166,8 @@ impl ProcessLog {
         *lock(&self.shared_end) = Some(SharedEnd { asked, last });
     }
 
-    /// Whether this number, which is not here, was never given: as far as is known by an answer that was asked for
-    /// after this time. Where nodes share no log, it never was.
+    /// Whether this number, which is not here, was never given: as far as is known by an answer that was
+    /// asked for after this time. Where nodes share no log, it never was.
     fn was_never_given(&self, number: u64, since: Duration) -> bool {
         lock(&self.shared_end).is_none_or(|end| end.asked >= since && end.last < number)
     }

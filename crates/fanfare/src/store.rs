@@ -83,8 +83,8 @@ impl StoreOptions {
     }
 
     /// The other mode: with [`Durability::Async`] a publish is answered when its group can be read, and the
-    /// store is synced each second. Until then the group is in the memory of the process: a power cut may lose
-    /// what was published in the last second, and so may a crash or a kill of the process.
+    /// store is synced each second. Until then the group is in the memory of the process: a power cut may
+    /// lose what was published in the last second, and so may a crash or a kill of the process.
     #[must_use]
     pub fn durability(self, durability: Durability) -> StoreOptions {
         StoreOptions { durability, ..self }

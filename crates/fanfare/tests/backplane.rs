@@ -279,8 +279,8 @@ fn a_subscriber_resumes_on_another_node() {
     assert!(has_gap(&resume(&second.hub(), "000000008-3")), "an id of another log");
 }
 
-/// A subscriber that comes from a node which was ahead waits, and is turned away. It was told of a gap that was
-/// none.
+/// A subscriber that comes from a node which was ahead waits, and is turned away. It was told of a gap that
+/// was none.
 #[test]
 fn a_subscriber_ahead_of_its_node_is_told_of_no_gap() {
     let log = SharedLog::new();

@@ -180,8 +180,8 @@ fn a_store_that_has_failed_takes_nothing_and_subscribers_stay() {
     assert_eq!(stored(&store), ["1", "x", "2"]);
 }
 
-/// What is published of a publish is its beginning, also where a later part would have found room. The store's
-/// thread may take the parts in one group or in several.
+/// What is published of a publish is its beginning, also where a later part would have found room. The
+/// store's thread may take the parts in one group or in several.
 #[test]
 fn of_a_publish_that_fails_in_the_middle_the_beginning_is_published() {
     const EVENTS: usize = 1000;
@@ -383,8 +383,8 @@ fn a_slow_reader_of_history_loses_nothing() {
     assert_eq!(received, wanted);
 }
 
-/// A pattern has no index in the store, so all events are looked through; and private ones are for those alone
-/// who may see them.
+/// A pattern has no index in the store, so all events are looked through; and private ones are for those
+/// alone who may see them.
 #[test]
 fn patterns_and_private_events_come_from_the_store_too() {
     let store = store();
@@ -500,8 +500,8 @@ fn what_is_gone_from_the_store_is_a_gap() {
     assert_eq!(receive(&mut kept, 399), expected("a", 601..1000));
 }
 
-/// A disk may be slow for longer than a stalled subscriber is kept. A subscriber that waits for the disk is not
-/// stalled.
+/// A disk may be slow for longer than a stalled subscriber is kept. A subscriber that waits for the disk is
+/// not stalled.
 #[test]
 fn a_subscriber_that_waits_for_the_disk_is_not_taken_for_stalled() {
     let store = store();
@@ -626,8 +626,8 @@ impl Store for WithLoss {
     }
 }
 
-/// A subscriber that had everything up to the loss was not told of a gap. A subscriber that asked for everything
-/// got only the first page.
+/// A subscriber that had everything up to the loss was not told of a gap. A subscriber that asked for
+/// everything got only the first page.
 #[test]
 fn what_a_crash_has_cost_is_a_gap_and_all_that_is_left_comes() {
     const COUNT: usize = 1000;

@@ -352,9 +352,9 @@ kinds! {
         options: [],
     }
 
-    /// The durable log has the events, and has not said in time whether it keeps them. They are delivered
-    /// later, or not at all.
-    StoreUndecided("store-undecided", 503, "The durable log has not answered in time") {
+    /// The durable log, or the log that servers share, has the events, and has not said in time whether it
+    /// keeps them. They are delivered later, or not at all.
+    StoreUndecided("store-undecided", 503, "The log has not answered in time") {
         action: "Send the events again only if each has an id of its own: then none is published twice. The \
                  member published tells what is certain.",
         options: ["data"],
@@ -366,20 +366,22 @@ kinds! {
                  shared log and at the network between.",
         options: ["nats"],
     }
-    /// An order to end or bar connections holds on this server, and other servers of its cluster do not know of
-    /// it.
+    /// An order to end or bar connections holds on this server, and other servers of its cluster do not know
+    /// of it.
     OrderNotShared("order-not-shared", 503, "The order does not hold on other servers") {
         action: "Send it again when the shared log can be reached: it does no harm to repeat it.",
         options: ["nats"],
     }
-    /// The disk of the durable log is full. Subscribers are not concerned.
+    /// The disk of the durable log is full, or NATS has no room for the stream. Subscribers are not
+    /// concerned.
     StoreFull("store-full", 507, "The disk of the durable log is full") {
         action: "Try again after the time that Retry-After says, or free some space. The member published tells \
                  what stands.",
         options: ["data", "data-bytes"],
     }
-    /// The durable log has failed, and takes no more events until the server is started again. Subscribers
-    /// are not concerned.
+    /// The durable log has failed, and takes no more events until the server is started again; or NATS
+    /// refuses an event for a reason that the operator has to find, which the log of the server says.
+    /// Subscribers are not concerned.
     StoreFailed("store-failed", 503, "The durable log has failed") {
         action: "Find the cause in the log of the server, mend it, and start the server again. The member \
                  published tells what stands.",

@@ -115,8 +115,8 @@ impl Access {
         self.has_keys() && self.forward.is_none()
     }
 
-    /// A topic of presence events among these that `covers` says no to. A reader of it would cause events that
-    /// it does not see, so it is refused.
+    /// A topic of presence events among these that `covers` says no to. A reader of it would cause events
+    /// that it does not see, so it is refused.
     fn hidden_presence<'t>(&self, topics: &'t [Topic], covers: impl Fn(&Topic) -> bool) -> Option<&'t Topic> {
         let is_hidden = |topic: &&Topic| presence::is_reserved(topic) && !covers(topic);
         topics.iter().find(|topic| self.has_presence && is_hidden(topic))

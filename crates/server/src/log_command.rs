@@ -237,8 +237,8 @@ fn for_each(
     }
 }
 
-/// Adds the events of these lines to the end of the log. An event keeps its number where that is higher than the
-/// last one; otherwise it gets the next number.
+/// Adds the events of these lines to the end of the log. An event keeps its number where that is higher than
+/// the last one; otherwise it gets the next number.
 fn import(directory: &Path, mut lines: impl BufRead) -> Result<u64, Box<dyn Error>> {
     let store = open(directory)?;
     let mut newest = store.state().newest;

@@ -1,7 +1,7 @@
 //! Where the lines of the log go: standard error, by a thread of its own.
 //!
-//! A line waits in a bounded queue, so that no thread that logs waits for the reader of the log. The reader may
-//! stand still or be gone, and the disk behind it may be full. Then lines are lost and counted, and the
+//! A line waits in a bounded queue, so that no thread that logs waits for the reader of the log. The reader
+//! may stand still or be gone, and the disk behind it may be full. Then lines are lost and counted, and the
 //! server goes on. A later line says how many there were.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -50,8 +50,8 @@ pub(crate) fn start() -> io::Result<WrittenAtEnd> {
     OUTPUT.lock().has_thread = true;
     panic::set_hook(Box::new(|panic| {
         let thread = thread::current();
-        // The client library of NATS panics over headers that it cannot represent, which any program may publish. Its
-        // task ends, the backplane makes another one, and says so.
+        // The client library of NATS panics over headers that it cannot represent, which any program may
+        // publish. Its task ends, the backplane makes another one, and says so.
         let is_of_client = panic.location().is_some_and(|at| at.file().contains("/async-nats-"));
         if is_of_client && thread.name() == Some("fanfare-nats") {
             return;
@@ -66,7 +66,8 @@ pub(crate) fn start() -> io::Result<WrittenAtEnd> {
     Ok(WrittenAtEnd)
 }
 
-/// Writes a last word on standard error, behind the lines of the log. Without [`start`] it is written at once.
+/// Writes a last word on standard error, behind the lines of the log. Without [`start`] it is written at
+/// once.
 pub(crate) fn say(text: &str) {
     let text = format!("{text}\n").into_bytes();
     if OUTPUT.lock().has_thread {
@@ -78,8 +79,8 @@ pub(crate) fn say(text: &str) {
     }
 }
 
-/// Writes this on standard output, after the lines that wait. A reader of either output that stands still holds
-/// the start up for a moment only, and a closed output is no reason not to serve.
+/// Writes this on standard output, after the lines that wait. A reader of either output that stands still
+/// holds the start up for a moment only, and a closed output is no reason not to serve.
 pub(crate) fn print(text: Vec<u8>) {
     OUTPUT.wait_until_written(PATIENCE);
     let (tell, told) = mpsc::channel::<()>();

@@ -386,7 +386,8 @@ impl Presence {
         Ok(())
     }
 
-    /// The topic with presence that a topic of a page is about, and whether its events are read by their name.
+    /// The topic with presence that a topic of a page is about, and whether its events are read by their
+    /// name.
     fn to_refresh(&self, counts: TopicCounts) -> Option<(Topic, bool)> {
         match counts.topic.as_str().strip_prefix(PREFIX) {
             Some(about) if counts.subscribers > 0 && self.options.has(about) => {
@@ -463,7 +464,8 @@ struct Waiting {
     of_others: BTreeMap<Topic, Change>,
     /// In the history, and to be told.
     untold: BTreeMap<Topic, Happened>,
-    /// The topic that was announced last. The next announcement begins after it, so that each topic has its turn.
+    /// The topic that was announced last. The next announcement begins after it, so that each topic has its
+    /// turn.
     told: Option<Topic>,
     share: Share,
     refresh: Refresh,

@@ -329,8 +329,8 @@ fn admin_listener(configuration: &Configuration) -> Result<Option<AdminSocket>, 
     }
 }
 
-/// The filter of the log with this text. The client library of NATS says of each connection what the server says
-/// itself, so it logs where it is named.
+/// The filter of the log with this text. The client library of NATS says of each connection what the server
+/// says itself, so it logs where it is named.
 pub(crate) fn log_filter(text: &str) -> EnvFilter {
     match text.contains("async_nats") {
         true => EnvFilter::new(text),

@@ -1,4 +1,5 @@
-//! Servers that share a log on NATS (`--nats`): a real NATS server with JetStream, and several servers of ours.
+//! Servers that share a log on NATS (`--nats`): a real NATS server with JetStream, and several servers of
+//! ours.
 
 mod support;
 
@@ -111,7 +112,8 @@ on_both_backends! {
         assert_eq!(subscriber.data(2), ["1", "last"]);
     }
 
-    /// An NDJSON body that has an id of another event was answered 200, where the stream alone knew the other one.
+    /// An NDJSON body that has an id of another event was answered 200, where the stream alone knew the other
+    /// one.
     fn a_conflict_that_the_stream_reports_is_told(backend) {
         let nats = Nats::start();
         let link = Link::start(nats.server.address()).expect("a link");
@@ -178,7 +180,8 @@ on_both_backends! {
         answers.join().expect("it ends");
     }
 
-    /// The newest message is deleted, or all that a server has not read are gone, and nothing comes behind them.
+    /// The newest message is deleted, or all that a server has not read are gone, and nothing comes behind
+    /// them.
     fn a_number_that_never_comes_holds_up_nobody(backend) {
         let nats = Nats::start();
         let link = Link::start(nats.server.address()).expect("a link");

@@ -324,7 +324,8 @@ impl World {
     }
 
     /// Lets a drain run to its end; each round of ticks takes a while. Says whether all that was published
-    /// before could be sent within the window, and whether a stream was still replaying shortly before its end.
+    /// before could be sent within the window, and whether a stream was still replaying shortly before its
+    /// end.
     fn drain_in_steps(&mut self, window: Duration, slack: Duration) -> (bool, bool) {
         let began_at = self.shared.now.get();
         let (mut in_time, mut replays) = (!window.is_zero(), false);

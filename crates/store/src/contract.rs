@@ -51,8 +51,8 @@ pub trait Store: StoreReader {
     /// # Errors
     /// [`Error::Order`] if the numbers do not rise, or if the first one is not above [`State::newest`]. Other
     /// errors come from the storage. After any error no reader sees a record of the group. After
-    /// [`Error::Full`] the group is not in the store. Where the storage failed in another way during a commit,
-    /// the group may be there after the store is opened again.
+    /// [`Error::Full`] the group is not in the store. Where the storage failed in another way during a
+    /// commit, the group may be there after the store is opened again.
     fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error>;
 
     /// Enforces retention for a bounded slice of work. `now_ms` is in milliseconds since 1970 (UTC), `budget`
@@ -78,8 +78,8 @@ pub trait Store: StoreReader {
 pub enum Durability {
     /// When the records are on stable storage: they survive a power cut.
     Commit,
-    /// At once. Until the next commit or [`Store::sync`] the records may be in the memory of the process alone:
-    /// they are lost when it is killed or crashes, and not only by a power cut.
+    /// At once. Until the next commit or [`Store::sync`] the records may be in the memory of the process
+    /// alone: they are lost when it is killed or crashes, and not only by a power cut.
     Async,
 }
 
@@ -96,9 +96,9 @@ pub struct State {
     pub newest: u64,
     /// Every record up to this number is on stable storage.
     pub synced: u64,
-    /// Records with numbers up to this one may have been lost when a process ended. It is unknown which topics
-    /// they belonged to. Zero: none were lost. A subscriber with a lower number may have missed something, so
-    /// this number is part of every [`Page::gone`].
+    /// Records with numbers up to this one may have been lost when a process ended. It is unknown which
+    /// topics they belonged to. Zero: none were lost. A subscriber with a lower number may have missed
+    /// something, so this number is part of every [`Page::gone`].
     pub lost: u64,
     /// Records that are retained.
     pub records: u64,

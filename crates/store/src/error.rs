@@ -70,8 +70,8 @@ pub enum Error {
         /// The directory; empty where there is none.
         path: PathBuf,
     },
-    /// What is stored was changed by something else than the store, or the disk has lost a part of it. Nothing
-    /// is changed any more: `disk::salvage` reads what is whole.
+    /// What is stored was changed by something else than the store, or the disk has lost a part of it.
+    /// Nothing is changed any more: `disk::salvage` reads what is whole.
     Corrupt {
         /// Where.
         place: String,

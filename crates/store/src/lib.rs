@@ -1,9 +1,9 @@
 //! The durable log: where events are kept so that an acknowledged event survives the end of the process.
 //!
-//! Start with [`Store`], the contract, and [`StoreReader`], its part that reads. [`MemoryStore`] keeps nothing beyond the process and is for tests and
-//! for comparison. `DiskStore`, with the feature `disk`, keeps its records in one directory. [`FaultyStore`]
-//! is a store that fails when it is told to. The functions of [`conformance`] check what the contract says of
-//! any store.
+//! Start with [`Store`], the contract, and [`StoreReader`], its part that reads. [`MemoryStore`] keeps
+//! nothing beyond the process and is for tests and for comparison. `DiskStore`, with the feature `disk`,
+//! keeps its records in one directory. [`FaultyStore`] is a store that fails when it is told to. The
+//! functions of [`conformance`] check what the contract says of any store.
 //!
 //! ```
 //! use fanfare_proto::cursor::Epoch;

@@ -1,8 +1,9 @@
-//! A cluster to try out: NATS, three servers, a publisher, and a subscriber that survives the loss of its server.
-//! `cargo xtask cluster` builds the servers and runs it.
+//! A cluster to try out: NATS, three servers, a publisher, and a subscriber that survives the loss of its
+//! server. `cargo xtask cluster` builds the servers and runs it.
 //!
-//! The subscriber does what a browser does behind a load balancer: it reads a stream, and when that ends it asks
-//! the next server with the id of its last event. The publisher counts, so every number has to come once.
+//! The subscriber does what a browser does behind a load balancer: it reads a stream, and when that ends it
+//! asks the next server with the id of its last event. The publisher counts, so every number has to come
+//! once.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -170,8 +171,8 @@ fn retry(is_over: &AtomicBool, mut read: impl FnMut() -> std::io::Result<usize>)
     }
 }
 
-/// Publishes a number, to the next server where one does not take it. Each has an id of its own, so it is there
-/// once, however often it is sent.
+/// Publishes a number, to the next server where one does not take it. Each has an id of its own, so it is
+/// there once, however often it is sent.
 fn publish(addresses: &[SocketAddr], number: u64) -> bool {
     let body = format!("topic={TOPIC}&data={number}&id=number-{number}");
     for try_ in 0..20 * addresses.len() {

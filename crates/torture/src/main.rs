@@ -81,8 +81,8 @@ struct Options {
     /// Repeats the random choices of a run
     #[arg(long)]
     seed: Option<u64>,
-    /// Three nodes that share a log on real NATS servers, and scripted faults of all of them. With --smoke a part
-    /// of the scripts
+    /// Three nodes that share a log on real NATS servers, and scripted faults of all of them. With --smoke a
+    /// part of the scripts
     #[arg(long, conflicts_with_all = ["minutes", "faults"])]
     cluster: bool,
     /// With --cluster: only the scripts whose name contains this text; may be given several times

@@ -309,8 +309,8 @@ fn the_storage_is_full() {
     node.publish(event("there is room")).unwrap();
 }
 
-/// A node that was away gets everything, at the speed at which its engine takes it: the flow control of NATS is
-/// answered many times on the way.
+/// A node that was away gets everything, at the speed at which its engine takes it: the flow control of NATS
+/// is answered many times on the way.
 #[test]
 fn a_node_catches_up_with_many_events() {
     const EVENTS: u64 = 30_000;

@@ -9,8 +9,8 @@ use fanfare_testkit::nats::{self, NatsCluster};
 
 use crate::support::{Node, next, wait_for, with_id};
 
-/// The leader of the stream is killed, and paused, and every server is restarted, while events are published. None
-/// is lost, and none is there twice.
+/// The leader of the stream is killed, and paused, and every server is restarted, while events are published.
+/// None is lost, and none is there twice.
 #[test]
 fn the_leader_of_the_stream_is_lost_while_events_are_published() {
     let mut cluster =

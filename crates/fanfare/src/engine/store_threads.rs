@@ -55,8 +55,8 @@ impl StoreThreads {
         Ok((HubStore { store, commits, counts, history }, StoreThreads(vec![writer, reader])))
     }
 
-    /// Starts the thread that reads from a log that nodes share. The [`Backplane`] has threads of its own for the
-    /// rest.
+    /// Starts the thread that reads from a log that nodes share. The [`Backplane`] has threads of its own for
+    /// the rest.
     ///
     /// # Errors
     /// The system refuses the thread.

@@ -104,8 +104,8 @@ fn no_more_pages_have_places_than_may_and_all_laggards_have_their_turn() {
     assert_eq!(both.shard.placed.len(), 0);
 }
 
-/// While the disk hangs, subscribers give up and come again. The shard kept their old questions, and the thread
-/// answered these before the questions of others.
+/// While the disk hangs, subscribers give up and come again. The shard kept their old questions, and the
+/// thread answered these before the questions of others.
 #[test]
 fn questions_of_subscribers_that_gave_up_are_neither_kept_nor_answered() {
     let mut both = Both::new();

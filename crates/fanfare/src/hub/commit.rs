@@ -6,9 +6,9 @@
 //! ```
 //!
 //! A batch enters the queue under the sequencer's lock, so the queue has the order of the numbers. One thread
-//! takes what waits, appends all of it to the store as one group, and releases it. So subscribers get an event
-//! after it is stored, and no id that anyone has seen can vanish. While the store appends, the next batches
-//! gather: the slower the disk, the larger the groups.
+//! takes what waits, appends all of it to the store as one group, and releases it. So subscribers get an
+//! event after it is stored, and no id that anyone has seen can vanish. While the store appends, the next
+//! batches gather: the slower the disk, the larger the groups.
 //!
 //! Where the store refuses a group, its batches are dropped. Their numbers become holes, and their publishers
 //! learn why ([`Outcome`]). Parts of the same publish that come later are dropped, too: what is published of
@@ -32,8 +32,8 @@ use crate::history;
 use crate::store::{StoreCounts, StoreFailure, StoreFigures, unix_ms};
 use crate::sync::{AtomicBool, Condvar, Mutex, lock};
 
-/// Topics of the events of one group, each counted for each of its events, about: a batch is not divided. Each
-/// is a row or two in the index of a store.
+/// Topics of the events of one group, each counted for each of its events, about: a batch is not divided.
+/// Each is a row or two in the index of a store.
 const GROUP_TOPICS: usize = 4096;
 
 /// Bytes on the wire of one group, about.
@@ -42,8 +42,8 @@ const GROUP_BYTES: usize = 8 << 20;
 /// How often retention is enforced.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 
-/// A pass over all topics is followed by a rest of so many times what it took to find nothing, up to a minute:
-/// to look at very many topics costs no more than a twentieth of a core.
+/// A pass over all topics is followed by a rest of so many times what it took to find nothing, up to a
+/// minute: to look at very many topics costs no more than a twentieth of a core.
 const TRIM_REST: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
@@ -176,8 +176,8 @@ impl CommitQueue {
         lock(&self.state).waiting.len()
     }
 
-    /// The store's thread has panicked. The batches that wait are dropped, and their publishers are answered. It
-    /// is unknown whether the batches that the thread had taken are stored.
+    /// The store's thread has panicked. The batches that wait are dropped, and their publishers are answered.
+    /// It is unknown whether the batches that the thread had taken are stored.
     pub(crate) fn abandon(&self) {
         let mut state = lock(&self.state);
         (state.is_closed, state.is_committing) = (true, false);

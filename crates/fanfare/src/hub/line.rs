@@ -1,10 +1,9 @@
 //! Publishers that wait for room. The line has a fair order: a small publish is not behind all large ones.
 //!
 //! ```text
-//!                        | ticket 1: shards {0}    called |  <--call(0)-- shard 0 has room again
-//!                        | ticket 2: shards {0, 3}        |
-//!   publisher --enter--> | ticket 3: shards {5}           |  --leave--> a publisher that succeeded or gave up
-//!                                                                      calls the next one: from 1 to 2
+//! | ticket 1: shards {0}    called |  <--call(0)-- shard 0 has room again | ticket 2: shards {0, 3}        |
+//! publisher --enter--> | ticket 3: shards {5}           |  --leave--> a publisher that succeeded or gave up
+//! calls the next one: from 1 to 2
 //! ```
 //!
 //! The order is fair queueing (A. Demers, S. Keshav, S. Shenker, 1989). The line has a time of its own. When

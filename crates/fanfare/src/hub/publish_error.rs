@@ -48,14 +48,14 @@ pub enum PublishError {
     /// were not released in time, so they are not visible. They become visible behind these, or when the
     /// engine drains: do not publish them again.
     Unreleased,
-    /// [`crate::Hub::publish_wait`] and [`crate::Hub::publish_async`] only: the durable store, or the log that
-    /// nodes share, has the events, and did not say in time whether it keeps them. They become visible later, or not at all. Those that
-    /// are neither in [`Interrupted::published`] nor given back may be published again only where each has an
-    /// own id, so that none is published twice.
+    /// [`crate::Hub::publish_wait`] and [`crate::Hub::publish_async`] only: the durable store, or the log
+    /// that nodes share, has the events, and did not say in time whether it keeps them. They become visible
+    /// later, or not at all. Those that are neither in [`Interrupted::published`] nor given back may be
+    /// published again only where each has an own id, so that none is published twice.
     Undecided,
-    /// The durable store, or the log that nodes share, has not taken the events. Those of an earlier part of the
-    /// same publish are stored and visible. A store gives events that it has refused so not back, and a shared log
-    /// does.
+    /// The durable store, or the log that nodes share, has not taken the events. Those of an earlier part of
+    /// the same publish are stored and visible. A store gives events that it has refused so not back, and a
+    /// shared log does.
     NotStored(StoreFailure),
     /// The engine drains or has stopped.
     Stopped,

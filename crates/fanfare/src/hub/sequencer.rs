@@ -411,8 +411,8 @@ impl Sequencer {
         }
         let scratch = &mut state.scratch;
         let count = self.measure(scratch, events);
-        // What a log outside of the process has is delivered: its bounds were checked before, and may be others
-        // by now.
+        // What a log outside of the process has is delivered: its bounds were checked before, and may be
+        // others by now.
         if matches!(numbers, Numbers::Next) {
             self.check(events.iter().take(count)).map_err(Unable::Refused)?;
         }

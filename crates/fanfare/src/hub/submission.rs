@@ -58,8 +58,8 @@ impl Submissions {
         }
     }
 
-    /// Takes no more, and waits until all are answered, at most for `patience`. The highest number that one of
-    /// them was given.
+    /// Takes no more, and waits until all are answered, at most for `patience`. The highest number that one
+    /// of them was given.
     pub(super) fn close(&self, patience: Duration) -> u64 {
         let mut state = lock(&self.state);
         state.is_closed = true;

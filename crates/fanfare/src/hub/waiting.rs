@@ -225,8 +225,8 @@ impl PublishFuture<'_> {
         self.publishing.published.as_ref()
     }
 
-    /// Waits no longer, and says what is certain: what was published, and why the rest was not. Those events that
-    /// are certainly not published are back in the publisher's vector.
+    /// Waits no longer, and says what is certain: what was published, and why the rest was not. Those events
+    /// that are certainly not published are back in the publisher's vector.
     ///
     /// A future that is dropped does the same, and does not say it.
     pub fn give_up(mut self) -> Interrupted {

@@ -385,9 +385,9 @@ impl<I: Io> Shard<I> {
                 let start = self.start_of(&subscribe, encoding);
                 let awaits = start.and_then(|start| self.awaits(&subscribe, encoding, start));
                 // Any client can ask for a number that will not come: such subscribers may not take the room
-                // of other requests. Without a wait they begin with a gap. One that asks the durable store, or
-                // whose number may be in a log that nodes share, comes back instead: it would lose what it can
-                // have.
+                // of other requests. Without a wait they begin with a gap. One that asks the durable store,
+                // or whose number may be in a log that nodes share, comes back instead: it would lose what it
+                // can have.
                 let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);
                 let comes_back = |awaits: &resuming::Awaits| {
                     matches!(awaits, resuming::Awaits::Start(_)) || self.links.log.is_shared()

@@ -506,8 +506,8 @@ impl Delivery {
     }
 
     /// Upkeep, the drain and orders to shed streams: queues heartbeats and the ends of streams for
-    /// [`Delivery::poll_send`], and ends streams that stand still. `caught_up_to` is the number up to which this shard was handed every event
-    /// of its topics, where that is known: heartbeats may carry it.
+    /// [`Delivery::poll_send`], and ends streams that stand still. `caught_up_to` is the number up to which
+    /// this shard was handed every event of its topics, where that is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
         self.upkeep.room_checks = ROOM_CHECKS;
         self.remove_audiences(log);

@@ -27,8 +27,8 @@ const LOGIN_BYTES: u64 = 4096;
 /// # Errors
 /// The stream cannot be used: why, and what to do.
 ///
-/// Where the server starts again because its log has broken off, it tries until a signal ends it: NATS may have
-/// troubles of its own then.
+/// Where the server starts again because its log has broken off, it tries until a signal ends it: NATS may
+/// have troubles of its own then.
 pub(crate) fn connect(
     settings: &Settings,
     signals: &mut Signals,

@@ -1,9 +1,9 @@
 //! Orders that hold on all servers of a cluster: revocations, and the ends of streams.
 //!
-//! A revocation is a shared value beside the stream, so a server that is away, or starts later, gets it, too. The
-//! values are lists, each of the names with one hash, so that an expired entry is dropped by the next change of its
-//! list. A server that learns of a new revocation bars the name, and then ends its streams. An order about a topic
-//! bars nothing, and is a message: it holds for the streams that are there now.
+//! A revocation is a shared value beside the stream, so a server that is away, or starts later, gets it, too.
+//! The values are lists, each of the names with one hash, so that an expired entry is dropped by the next
+//! change of its list. A server that learns of a new revocation bars the name, and then ends its streams. An
+//! order about a topic bars nothing, and is a message: it holds for the streams that are there now.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -244,8 +244,8 @@ fn hear_topics(payload: &[u8], give: &Sender<Order>) {
 struct Work {
     hub: Hub,
     rules: CurrentRules,
-    /// What was carried out, by name, with the times of the revocation and of its end: a list comes again with
-    /// each new connection, and the streams of a subject that has a new token by then go on.
+    /// What was carried out, by name, with the times of the revocation and of its end: a list comes again
+    /// with each new connection, and the streams of a subject that has a new token by then go on.
     known: HashMap<Revoked, (u64, u64)>,
 }
 

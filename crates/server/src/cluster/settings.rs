@@ -1,5 +1,5 @@
-//! Whether the servers of a cluster keep the same of each topic: they are told apart by nobody, so a subscriber
-//! should find the same at each of them.
+//! Whether the servers of a cluster keep the same of each topic. A client cannot tell which server it
+//! reaches, so it should find the same at each of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,8 @@ fn described(settings: &Settings) -> String {
     format!("retention {:?}, rules {:?}, presence {:?}", limits.retention, limits.rules, settings.presence)
 }
 
-/// Answers other servers, and compares what they say, from a thread of its own. A difference is a line of the log.
+/// Answers other servers, and compares what they say, from a thread of its own. A difference is a line of the
+/// log.
 ///
 /// # Errors
 /// The system refuses the thread.

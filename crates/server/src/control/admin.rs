@@ -1,5 +1,5 @@
-//! The admin listener: metrics, health checks, the dashboard, the list of connections and the rebalance, on an
-//! address and a thread of their own.
+//! The admin listener: metrics, health checks, the dashboard, the list of connections and the rebalance, on
+//! an address and a thread of their own.
 //!
 //! Its runtime is not the control plane's, so that a scrape does not wait behind publishes, and a probe is
 //! answered where the control plane is not. Its connections take part in no bound of the clients', and have
@@ -75,10 +75,10 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-/// Starts its thread, which ends with the process: probes are answered while the engine drains. Its connections
-/// get the spare descriptors where the process has no others. Without a
-/// listener, the thread opens one at `address` as soon as the address is free. It may belong to another
-/// process for the moment: to a server that drains, whose place this one takes.
+/// Starts its thread, which ends with the process: probes are answered while the engine drains. Its
+/// connections get the spare descriptors where the process has no others. Without a listener, the thread
+/// opens one at `address` as soon as the address is free. It may belong to another process for the moment: to
+/// a server that drains, whose place this one takes.
 ///
 /// # Errors
 /// The system refuses a thread, or descriptors for it.

@@ -188,8 +188,8 @@ async fn answer(
     }
 }
 
-/// Whether a request publishes, ends or lists connections, rebalances, or asks about topics: these need a publisher's
-/// token where the server has keys. Health checks, the preflight and the demo page do not.
+/// Whether a request publishes, ends or lists connections, rebalances, or asks about topics: these need a
+/// publisher's token where the server has keys. Health checks, the preflight and the demo page do not.
 fn needs_publisher(request: &Request<Body>) -> bool {
     let path = request.uri().path();
     let is_publish = path == "/events" && request.method() == Method::POST;

@@ -1,9 +1,9 @@
 //! Presence in a cluster: what other servers have told of their topics.
 //!
-//! Each server tells the others how many subscribers its topics have, when that changes, and all of its topics
-//! to a server that is new. So each server knows the sum, and has the whole history. One of them publishes the
-//! events: the one with the lowest name. When a server has not shown itself for some seconds, its subscribers
-//! have left.
+//! Each server tells the others how many subscribers its topics have, when that changes, and all of its
+//! topics to a server that is new. So each server knows the sum, and has the whole history. One of them
+//! publishes the events: the one with the lowest name. When a server has not shown itself for some seconds,
+//! its subscribers have left.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -79,8 +79,8 @@ pub(super) fn message(topics: Vec<Entry>) -> Vec<u8> {
 }
 
 impl Others {
-    /// Takes in what the server of this name has told of topics that have presence. `most`: topics that it may
-    /// have, and changes that may wait.
+    /// Takes in what the server of this name has told of topics that have presence. `most`: topics that it
+    /// may have, and changes that may wait.
     pub(super) fn take_in(&mut self, from: &str, payload: &[u8], most: usize, has: impl Fn(&str) -> bool) {
         let Ok(Message { topics }) = serde_json::from_slice(payload) else {
             tracing::debug!("a message about presence cannot be read");
@@ -141,8 +141,8 @@ impl Others {
         }
     }
 
-    /// Notes which other servers are there. The subscribers of one that is gone have left; one that is new is to be
-    /// told everything.
+    /// Notes which other servers are there. The subscribers of one that is gone have left; one that is new is
+    /// to be told everything.
     pub(super) fn see(&mut self, there: &[String]) {
         let gone: Vec<String> = self.servers.keys().filter(|name| !there.contains(name)).cloned().collect();
         for name in gone {
@@ -159,7 +159,8 @@ impl Others {
         self.seen = there.iter().cloned().collect();
     }
 
-    /// Whether all topics are to be told: a server has come, or changes have found no room. The next call says no.
+    /// Whether all topics are to be told: a server has come, or changes have found no room. The next call
+    /// says no.
     pub(super) fn take_need(&mut self) -> bool {
         std::mem::take(&mut self.has_newcomers) | std::mem::take(&mut self.has_missed)
     }

@@ -29,8 +29,8 @@
 //! file <= 2 * (9/8 * total_bytes + 16 MiB + (160 bytes + name) * topics)
 //! ```
 //!
-//! where 16 MiB stand for the tail and for one large group, and the topics are those without records, of which
-//! up to 125,000 are remembered, so that no gap is told that is none. The file does not become smaller.
+//! where 16 MiB stand for the tail and for one large group, and the topics are those without records, of
+//! which up to 125,000 are remembered, so that no gap is told that is none. The file does not become smaller.
 //!
 //! # What an append may wait for
 //!
@@ -270,9 +270,9 @@ impl DiskStore {
         Ok(epoch)
     }
 
-    /// Makes everything durable and indexed, and closes the database, so that the next start need not check the
-    /// whole file. Then every call fails. A store that is dropped is closed, too: this is for a program that
-    /// ends while others still have it.
+    /// Makes everything durable and indexed, and closes the database, so that the next start need not check
+    /// the whole file. Then every call fails. A store that is dropped is closed, too: this is for a program
+    /// that ends while others still have it.
     ///
     /// # Errors
     /// Those of the storage. What was acknowledged as durable is there all the same.
@@ -308,8 +308,8 @@ impl DiskStore {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    /// Makes the file as small as it can be. Everything waits meanwhile, so this is for a store that no server
-    /// uses.
+    /// Makes the file as small as it can be. Everything waits meanwhile, so this is for a store that no
+    /// server uses.
     ///
     /// # Errors
     /// Those of the storage. The file may be as large as before then; nothing is lost.
@@ -422,8 +422,8 @@ impl DiskStore {
         Ok(result)
     }
 
-    /// What a failed transaction means for it, and for the next one. `tried` is the row of a transaction whose
-    /// commit has failed.
+    /// What a failed transaction means for it, and for the next one. `tried` is the row of a transaction
+    /// whose commit has failed.
     ///
     /// # Errors
     /// Where this transaction is not in the database, or nobody knows. Otherwise it is there as a whole.
@@ -502,7 +502,8 @@ impl DiskStore {
                 }
             }
             row.committed = newest;
-            // No record waits now. A reserve that nothing needs would be taken for lost records after a crash.
+            // No record waits now. A reserve that nothing needs would be taken for lost records after a
+            // crash.
             row.reserved = match durability {
                 Durability::Commit => newest,
                 Durability::Async => newest.saturating_add(RESERVED_NUMBERS),
@@ -654,8 +655,8 @@ impl Store for DiskStore {
         let before = writer.row;
         let (trimmed, oldest) = self.transact(&mut writer, |transaction, row| {
             let mut edit = Edit::new(transaction, row, &limits)?;
-            // The bound of all bytes first: with very many topics, the pass over them took every step, and the
-            // store was beyond its bound for hours.
+            // The bound of all bytes first: with very many topics, the pass over them took every step, and
+            // the store was beyond its bound for hours.
             let (mut half, all) = (left.div_ceil(2), left);
             edit.make_room(&mut pass, &mut half)?;
             left = all - (all.div_ceil(2) - half);

@@ -254,8 +254,8 @@ fn a_copy_gets_an_epoch_of_its_own() {
     }
 }
 
-/// What own ids cost in a log of `FANFARE_OWN_IDS` records: where a commit or a search becomes slower with the length of
-/// the log, this shows it.
+/// What own ids cost in a log of `FANFARE_OWN_IDS` records: where a commit or a search becomes slower with
+/// the length of the log, this shows it.
 #[test]
 #[ignore = "a measurement: run it in the release profile with --nocapture"]
 fn own_ids_of_a_long_log() {

@@ -1,5 +1,5 @@
-//! A publish to a log that nodes share. The log gives the numbers, and the events come back from it as those of
-//! other nodes do; see [`crate::backplane`].
+//! A publish to a log that nodes share. The log gives the numbers, and the events come back from it as those
+//! of other nodes do; see [`crate::backplane`].
 
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ pub(super) struct Submitted {
 /// An event of the publish.
 struct SubmittedEvent {
     own_id: Option<EventId>,
-    /// The number of the same event, where the log in memory has it, and this event: the shared log was not given
-    /// it again.
+    /// The number of the same event, where the log in memory has it, and this event: the shared log was not
+    /// given it again.
     repeats: Option<(u64, Event)>,
 }
 
@@ -93,8 +93,8 @@ impl Publishing<'_> {
         }
     }
 
-    /// Gives the events to the shared log, or looks whether it has answered. `None`: not yet, and the publisher
-    /// has a position in the line.
+    /// Gives the events to the shared log, or looks whether it has answered. `None`: not yet, and the
+    /// publisher has a position in the line.
     pub(super) fn attempt_shared(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
         if self.submitted.is_none()
             && let Err(error) = self.submit()

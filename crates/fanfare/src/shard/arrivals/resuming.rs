@@ -14,8 +14,8 @@ use crate::history::ShardHistory;
 use crate::orders::Names;
 use crate::shard::Shard;
 
-/// How long a subscriber waits for the durable store. Then it is turned away, and comes back: what is in memory
-/// alone would be a loss that did not happen.
+/// How long a subscriber waits for the durable store. Then it is turned away, and comes back: what is in
+/// memory alone would be a loss that did not happen.
 const STORE_WAIT: Duration = Duration::from_secs(10);
 
 /// A subscriber that resumes and cannot begin yet.
