@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use fanfare::{Backplane, CloseReason, Counts, Engine, LogBreak, SharedProxies};
+use fanfare::{Backplane, CloseReason, Counts, Engine, LogBreak, Share, SharedProxies};
 use fanfare_backplane::NatsBackplane;
 use fanfare_config::{Flags, Listen, LogFormat, Place};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -55,6 +55,9 @@ const MEMORY_INTERVALS: u32 = 20;
 /// The longest drain where the server starts again because the shared log has broken off: subscribers get
 /// nothing meanwhile.
 const BREAK_DRAIN: Duration = Duration::from_secs(10);
+
+/// What the end of all streams may take beyond its window.
+const SHED_MARGIN: Duration = Duration::from_secs(1);
 
 /// Disconnected because they do not read as fast as they must.
 const SLOW: [CloseReason; 2] = [CloseReason::LaggardFull, CloseReason::LaggardStalled];
@@ -261,6 +264,13 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         WatchEnd::Signal => {
             tracing::info!(connections, window = ?drain, "draining; a second signal stops at once");
             manager.stopping(connections, drain);
+            // Other servers of the cluster go on, so the streams get their events for as long as they last.
+            if backplane.is_some()
+                && let Ok(shedding) = hub.shed(Share::ALL, drain)
+            {
+                shedding.wait(drain + SHED_MARGIN);
+                drain = drain.min(SHED_MARGIN);
+            }
         }
         WatchEnd::LogBreak(log_break) => {
             drain = drain.min(BREAK_DRAIN);
@@ -276,7 +286,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     reporter.report_rest(&notices);
     let counts = hub.counts();
     tracing::info!(
-        drained = counts.closed_for(CloseReason::Drained),
+        drained = counts.closed_for(CloseReason::Drained) + counts.closed_for(CloseReason::Shed),
         cut = counts.closed_for(CloseReason::Cut),
         slow = SLOW.map(|reason| counts.closed_for(reason)).iter().sum::<u64>(),
         "stopped; the cut were not sent everything, the slow were disconnected before"

@@ -287,6 +287,33 @@ on_both_backends! {
         }
     }
 
+    /// While a server drains, its streams get the events of others for as long as they last.
+    fn a_server_that_drains_goes_on_to_deliver(backend) {
+        let nats = Nats::start();
+        let mut ends = nats.node(backend, &["--drain", "3s"]);
+        let stays = nats.node(backend, &[]);
+        let mut subscribers: Vec<Subscriber> = (0..20).map(|_| ends.subscribe("topic=a")).collect();
+        let first = stays.publish("a", "1");
+        subscribers.iter_mut().for_each(|subscriber| assert_eq!(subscriber.event().id, first));
+        ends.signal("TERM");
+        ends.expect_log("draining");
+        let second = stays.publish("a", "2");
+        let seen: Vec<bool> = subscribers
+            .iter_mut()
+            .map(|subscriber| match subscriber.event_or_end() {
+                Some(event) => event.id == second,
+                // It goes on elsewhere.
+                None => {
+                    assert_eq!(resume(&stays, "a", &first).event().id, second);
+                    false
+                }
+            })
+            .collect();
+        assert!(seen.contains(&true), "nobody has got the event of another server");
+        let ended = ends.wait();
+        assert!(ended.success(), "{ended}");
+    }
+
     /// Resume reaches back into the stream, behind what a server has in memory.
     fn resume_reaches_back_into_the_stream(backend) {
         let nats = Nats::start();
