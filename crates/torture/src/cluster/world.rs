@@ -331,13 +331,9 @@ impl World {
                 }
             }
             Step::HealRoutes => self.heal_routes(),
-            Step::LeaderLeaves => {
-                let asked =
-                    self.client()?.jetstream(&format!("STREAM.LEADER.STEPDOWN.{STREAM}"), &json!(null))?;
-                if asked["success"] != true {
-                    return Err(format!("the leader does not step down: {asked}"));
-                }
-            }
+            Step::LeaderLeaves => self.ask("the leader steps down", |client| {
+                client.jetstream(&format!("STREAM.LEADER.STEPDOWN.{STREAM}"), &Value::Null).map(drop)
+            })?,
             Step::Quiet => self.publishers.pause(),
             Step::Load => self.publishers.go_on(),
             Step::Burst(count) => self.burst(count)?,
@@ -353,12 +349,15 @@ impl World {
             Step::Slow => self.subscribers.iter().for_each(|subscriber| subscriber.set_slow(true)),
             Step::Fast => self.subscribers.iter().for_each(|subscriber| subscriber.set_slow(false)),
             Step::Purge(keep) => {
-                self.client()?.purge_stream(STREAM, keep)?;
+                self.ask("the stream is purged", |client| client.purge_stream(STREAM, keep).map(drop))?;
             }
             Step::Trim(keep) => {
-                let mut client = self.client()?;
-                client.update_stream(STREAM, &json!({ "max_msgs": keep }))?;
-                client.update_stream(STREAM, &json!({ "max_msgs": -1 }))?;
+                for most in [keep as i64, -1] {
+                    let changes = json!({ "max_msgs": most });
+                    self.ask("the stream is changed", |client| {
+                        client.update_stream(STREAM, &changes).map(drop)
+                    })?;
+                }
             }
             Step::Recreate => {
                 let mut client = self.client()?;
@@ -457,7 +456,7 @@ impl World {
 
     fn not_full(&mut self) -> Result<(), String> {
         if let Some(settings) = self.before_full.take() {
-            self.client()?.update_stream(STREAM, &settings)?;
+            self.ask("the stream is not full", |client| client.update_stream(STREAM, &settings).map(drop))?;
         }
         Ok(())
     }
@@ -513,6 +512,20 @@ impl World {
             Nats::Single(server) => server.client(),
             Nats::Cluster(cluster) => cluster.client(),
         }
+    }
+
+    /// Asks NATS for something until it is done: there may be no leader at the moment.
+    fn ask(
+        &self,
+        what: &str,
+        mut act: impl FnMut(&mut NatsClient) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let mut problem = String::new();
+        let done = self.wait_until(what, || {
+            let acted = self.client().and_then(|mut client| act(&mut client));
+            acted.map_err(|error| problem = error).is_ok()
+        });
+        done.map_err(|late| format!("{late}: {problem}"))
     }
 
     /// Starts a subscriber. A quarter of them read all topics, and the others one to three.
@@ -651,8 +664,16 @@ fn plan(
     let host = Ipv4Addr::new(127, 78, random.u8(1..=254), random.u8(1..=254));
     let urls: Vec<String> = links.iter().map(|link| format!("nats://{}", link.address())).collect();
     let replicas = if topology == Topology::Cluster { "3" } else { "1" };
-    let more =
-        ["--admin", "off", "--nats", &urls.join(","), "--stream", STREAM, "--stream-replicas", replicas];
+    // A stream reserves what it may keep.
+    let bytes = if topology == Topology::Small { "8MiB" } else { "256MiB" };
+    let urls = urls.join(",");
+    let more = [
+        ["--admin", "off"],
+        ["--nats", &urls],
+        ["--stream", STREAM],
+        ["--stream-replicas", replicas],
+        ["--stream-bytes", bytes],
+    ];
     Ok(Plan {
         program: server::find_program()?,
         // Nodes of both kinds share a log.
@@ -663,6 +684,6 @@ fn plan(
         bounds: server::LARGE,
         descriptors: None,
         data: None,
-        more: more.map(str::to_owned).to_vec(),
+        more: more.as_flattened().iter().map(|word| (*word).to_owned()).collect(),
     })
 }
