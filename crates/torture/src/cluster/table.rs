@@ -33,11 +33,13 @@ impl Outcome {
 pub(super) struct Table {
     rows: Vec<(String, Outcome)>,
     failures: Vec<String>,
+    /// What the nodes have logged is printed for each script.
+    logs: bool,
 }
 
 impl Table {
-    pub(super) fn new() -> Table {
-        Table { rows: Vec::new(), failures: Vec::new() }
+    pub(super) fn new(logs: bool) -> Table {
+        Table { rows: Vec::new(), failures: Vec::new(), logs }
     }
 
     /// Adds what a script has shown, and prints a line about it. Returns whether nothing was violated.
@@ -63,7 +65,7 @@ impl Table {
             println!("         {problem}");
             self.failures.push(format!("{}: {problem}", script.name));
         }
-        for line in outcome.log.lines().filter(|_| !good) {
+        for line in outcome.log.lines().filter(|_| self.logs || !good) {
             println!("         | {line}");
         }
         self.rows.push((script.name.clone(), outcome));

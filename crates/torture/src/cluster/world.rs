@@ -181,6 +181,7 @@ impl World {
     /// # Errors
     /// A step failed, or the cluster does not recover.
     pub(super) fn play(&mut self, script: &Script) -> Result<Outcome, String> {
+        self.bring_home()?;
         self.new_log_lines();
         let base = self.ledger.records().len();
         self.answers.unavailable.store(0, Ordering::Relaxed);
@@ -464,6 +465,15 @@ impl World {
     fn await_ready(&self) -> Result<(), String> {
         let ready = |address: &SocketAddr| http::status_of(*address, "/health/ready") == Some(200);
         self.wait_until("all nodes are ready", || self.addresses.iter().all(ready))
+    }
+
+    /// Spreads the subscribers evenly over the nodes: those of a node that had ended have moved.
+    fn bring_home(&self) -> Result<(), String> {
+        let all = || self.subscribers.iter().enumerate();
+        all().for_each(|(index, subscriber)| subscriber.go_to(index % NODES));
+        self.wait_until("all subscribers are back at their nodes", || {
+            all().all(|(index, subscriber)| subscriber.is_at(index % NODES))
+        })
     }
 
     fn await_streams(&self) -> Result<(), String> {
