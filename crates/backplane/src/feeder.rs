@@ -232,7 +232,8 @@ impl Feeder {
             }
             Ended::Silent => {
                 self.shared.set_live(false);
-                if self.shared.api.stream_info(LOOK).await.is_err() {
+                let heard = link.received_bytes();
+                if self.shared.api.stream_info(LOOK).await.is_err() && !link.is_busy_since(heard) {
                     link.reconnect().await;
                 }
             }

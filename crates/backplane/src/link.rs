@@ -30,6 +30,9 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// The longest time between two attempts to connect.
 const MOST_DELAY: Duration = Duration::from_millis(500);
 
+/// A connection over which so much comes is slow, and not broken.
+const BUSY_BYTES: u64 = 64 << 10;
+
 /// Messages that one subscription holds. What the server sends before it waits for the flow control is 32
 /// MiB.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 18;
@@ -167,6 +170,17 @@ impl Link {
     pub(crate) fn generation(&self) -> Option<u64> {
         let connects = self.client.statistics().connects.load(Ordering::Acquire);
         (self.client.connection_state() == State::Connected).then_some(connects)
+    }
+
+    /// Bytes that have come from NATS so far.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.client.statistics().in_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether so much has come since there were so many bytes that an answer may be behind it. Signs of life
+    /// are less.
+    pub(crate) fn is_busy_since(&self, bytes: u64) -> bool {
+        self.received_bytes().saturating_sub(bytes) >= BUSY_BYTES
     }
 
     /// Connections so far.

@@ -31,8 +31,10 @@ pub(crate) struct Watcher {
     missing: Option<Instant>,
     /// Since when the stream ends before what this node has.
     short: Option<Instant>,
-    /// The last answer, or the beginning of the connection.
+    /// The last answer, or the beginning of the connection, or the last doubt about it.
     answered: Instant,
+    /// What had come over the connection then, in bytes.
+    heard: u64,
     generation: u64,
     turn: u64,
 }
@@ -40,7 +42,15 @@ pub(crate) struct Watcher {
 impl Watcher {
     pub(crate) fn new(shared: Arc<Shared>) -> Watcher {
         let generation = shared.link.connects();
-        Watcher { shared, missing: None, short: None, answered: Instant::now(), generation, turn: 0 }
+        Watcher {
+            shared,
+            missing: None,
+            short: None,
+            answered: Instant::now(),
+            heard: 0,
+            generation,
+            turn: 0,
+        }
     }
 
     /// Runs until the end.
@@ -54,6 +64,7 @@ impl Watcher {
                 Some(generation) => {
                     if generation != self.generation {
                         self.generation = generation;
+                        self.heard = self.shared.link.received_bytes();
                         (self.missing, self.short, self.answered) = (None, None, Instant::now());
                     }
                     self.look(generation).await;
@@ -85,6 +96,7 @@ impl Watcher {
         match self.shared.api.stream_info(PATIENCE).await {
             Ok(info) => {
                 (self.missing, self.answered) = (None, Instant::now());
+                self.heard = self.shared.link.received_bytes();
                 self.take(&info, generation, delivered).await;
             }
             Err(ApiError::Refused { code: code::STREAM_NOT_FOUND, .. }) => {
@@ -98,8 +110,11 @@ impl Watcher {
             Err(error) => {
                 self.shared.link.note_error(format!("the stream cannot be looked at: {error}"));
                 if self.answered.elapsed() >= MUTE {
-                    self.answered = Instant::now();
-                    self.shared.link.reconnect().await;
+                    let link = &self.shared.link;
+                    if !link.is_busy_since(self.heard) {
+                        link.reconnect().await;
+                    }
+                    (self.answered, self.heard) = (Instant::now(), link.received_bytes());
                 }
             }
         }

@@ -680,8 +680,9 @@ impl Hub {
     /// The same, where what waits for the durable store has so much time.
     pub(crate) fn drain_and_commit(&self, window: Duration, patience: Duration) {
         if let Some(shared) = &self.inner.backplane {
-            // A shard cannot wait for what it has to deliver itself.
-            let patience = if shard_thread::is_current() { Duration::ZERO } else { patience };
+            // A shard cannot wait for what it has to deliver itself, and behind a break nothing comes any more.
+            let is_broken = shared.broken.get().is_some();
+            let patience = if shard_thread::is_current() || is_broken { Duration::ZERO } else { patience };
             let deadline = self.now().saturating_add(patience);
             let newest = shared.submissions.close(patience);
             while !self.inner.sequencer.has_released(newest) && self.now() < deadline {

@@ -444,6 +444,7 @@ fn a_log_that_breaks_off_says_so_and_a_new_engine_tells_of_the_gap() {
         thread::yield_now();
     }
     assert_eq!(hub.log_break(), Some(LogBreak::Lost { up_to: 30 }));
+    assert_eq!(publish(&hub, event("2")), Err(PublishError::Stopped), "nothing comes back any more");
     engine.stop(Duration::ZERO).unwrap();
     let recreated = SharedLog {
         store: MemoryStore::new(Epoch::new(8), LogLimits::default()),

@@ -308,3 +308,35 @@ fn the_storage_is_full() {
     client.purge_stream("FANFARE", 0).unwrap();
     node.publish(event("there is room")).unwrap();
 }
+
+/// A node that was away gets everything, at the speed at which its engine takes it: the flow control of NATS is
+/// answered many times on the way.
+#[test]
+fn a_node_catches_up_with_many_events() {
+    const EVENTS: u64 = 30_000;
+    let server = server();
+    let link = Link::start(server.address()).unwrap();
+    let node = Node::with(NatsOptions::new([format!("nats://{}", link.address())]));
+    node.await_caught_up();
+    let mut reads = node.subscribe();
+    link.cut(Cut::Reset);
+    let mut client = server.client().unwrap();
+    let data = "x".repeat(200);
+    for number in 1..=EVENTS {
+        // Those without an acknowledgement are left out where the server cannot follow.
+        if number % 500 == 0 {
+            client.publish_acked("fanfare.a", &[], number.to_string().as_bytes()).unwrap();
+        } else {
+            client.publish("fanfare.b", &[], data.as_bytes()).unwrap();
+        }
+    }
+    link.heal();
+    wait_for("all events", || (node.hub().head().seq == EVENTS).then_some(()));
+    node.await_caught_up();
+    for number in (500..=EVENTS).step_by(500) {
+        assert_eq!(next_data(&mut reads), number.to_string());
+    }
+    let status = node.backplane.status();
+    assert_eq!((status.received, status.behind, status.messages_without_event), (EVENTS, 0, 0));
+    assert_eq!(node.hub().log_break(), None);
+}

@@ -140,7 +140,7 @@ impl fmt::Display for PublishError {
                 f.write_str("the events are accepted, and are not visible before older ones are released")
             }
             PublishError::Undecided => f.write_str(
-                "the durable log has not said in time whether it keeps the events; publish them again only if each has an id of its own",
+                "the log has not said in time whether it keeps the events; publish them again only if each has an id of its own",
             ),
             PublishError::NotStored(failure) => write!(f, "the event is not stored: {failure}"),
             PublishError::Stopped => f.write_str("the server is shutting down"),

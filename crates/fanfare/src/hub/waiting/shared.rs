@@ -106,7 +106,8 @@ impl Publishing<'_> {
     fn submit(&mut self) -> Result<(), PublishError> {
         let inner = &self.hub.inner;
         let queue = &mut self.unpublished.queue;
-        if inner.common.waiting.is_closed() {
+        let is_broken = inner.backplane.as_ref().is_some_and(|shared| shared.broken.get().is_some());
+        if inner.common.waiting.is_closed() || is_broken {
             return Err(PublishError::Stopped);
         }
         if queue.is_empty() {
