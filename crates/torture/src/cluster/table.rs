@@ -92,8 +92,8 @@ impl Table {
             "gaps",
             "missed in gaps",
             "streams ended",
-            "silence p50, max",
-            "recovery p50, max",
+            "silence p50, p90, max",
+            "recovery p50, p90, max",
             "result",
         ]);
         let bad = self.rows.iter().filter(|(_, outcome)| !outcome.is_good()).count();
@@ -135,12 +135,16 @@ impl Table {
     }
 }
 
-/// The median and the maximum, in milliseconds.
+/// The median, the 90th percentile and the maximum, in milliseconds. A third of the subscribers is at a node that
+/// has a fault.
 fn summary(times: &[Duration]) -> String {
     let mut times = times.to_vec();
     times.sort_unstable();
-    match (times.get(times.len() / 2), times.last()) {
-        (Some(median), Some(longest)) => format!("{}, {} ms", median.as_millis(), longest.as_millis()),
+    let at = |part: f64| times.get(((times.len() as f64 * part) as usize).min(times.len().max(1) - 1));
+    match (at(0.5), at(0.9), times.last()) {
+        (Some(median), Some(late), Some(longest)) => {
+            format!("{}, {}, {} ms", median.as_millis(), late.as_millis(), longest.as_millis())
+        }
         _ => "-".to_owned(),
     }
 }
