@@ -138,8 +138,8 @@ impl NatsClient {
         self.publish_with_reply(subject, None, headers, payload)
     }
 
-    /// Publishes a message with this header block as it is. It begins with `NATS/1.0` and a line end, and ends
-    /// with an empty line; the server reads no more of it.
+    /// Publishes a message with this header block as it is. It begins with `NATS/1.0` and a line end, and
+    /// ends with an empty line; the server reads no more of it.
     ///
     /// # Errors
     /// The connection is broken.
@@ -170,8 +170,8 @@ impl NatsClient {
         self.publish_acked_within(subject, headers, payload, PATIENCE)
     }
 
-    /// As [`NatsClient::publish_acked`], with a time for the acknowledgement. Without one in time the stream may
-    /// have the message.
+    /// As [`NatsClient::publish_acked`], with a time for the acknowledgement. Without one in time the stream
+    /// may have the message.
     ///
     /// # Errors
     /// As with [`NatsClient::publish_acked`].

@@ -16,7 +16,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// NATS servers that form a cluster, in which JetStream can keep several replicas of a stream.
 ///
-/// Each route between two servers goes through a [`Link`], and servers learn no other addresses of each other.
+/// Each route between two servers goes through a [`Link`], and servers learn no other addresses of each
+/// other.
 #[derive(Debug)]
 pub struct NatsCluster {
     // The servers are dropped before the links.
@@ -126,8 +127,8 @@ impl NatsCluster {
         self.client()?.create_stream(&whole)
     }
 
-    /// The server that leads a stream. `None`: no server leads it, or no server says so within a second. While
-    /// a leader is elected, requests about the stream have no answer.
+    /// The server that leads a stream. `None`: no server leads it, or no server says so within a second.
+    /// While a leader is elected, requests about the stream have no answer.
     pub fn leader_of(&self, stream: &str) -> Option<usize> {
         let info = self.stream_info(stream).ok()?;
         self.index_of(info["cluster"]["leader"].as_str()?)

@@ -95,8 +95,8 @@ impl Link {
         self.address
     }
 
-    /// Cuts the link, or changes how it is cut. After the return no further byte passes in a direction that is
-    /// cut.
+    /// Cuts the link, or changes how it is cut. After the return no further byte passes in a direction that
+    /// is cut.
     pub fn cut(&self, cut: Cut) {
         self.set(Some(cut));
     }

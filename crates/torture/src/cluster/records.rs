@@ -31,12 +31,13 @@ pub(super) fn own_id(key: usize) -> String {
 /// What the publisher knows about the fate of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// There is no answer, or none yet, or one that decides nothing. The event may be delivered, at most once.
+    /// There is no answer, or none yet, or one that decides nothing. The event may be delivered, at most
+    /// once.
     Open,
     /// The event was refused, or never sent. It must not be delivered.
     Refused,
-    /// The event was acknowledged and must be delivered. The server's ids are given where the answer has them:
-    /// the epoch, and the range of numbers in which that of the event is.
+    /// The event was acknowledged and must be delivered. The server's ids are given where the answer has
+    /// them: the epoch, and the range of numbers in which that of the event is.
     Acknowledged(Option<(String, u64, u64)>),
 }
 

@@ -53,7 +53,8 @@ pub(super) enum Step {
     KillNats(Servers),
     StopNats(Servers),
     PauseNats(Servers),
-    /// Resumes the NATS servers that are paused, starts those that do not run, and waits until they are ready.
+    /// Resumes the NATS servers that are paused, starts those that do not run, and waits until they are
+    /// ready.
     StartNats,
     /// Cuts the links between nodes and NATS servers.
     Cut(Nodes, Servers, Cut),

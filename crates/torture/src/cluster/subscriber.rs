@@ -1,5 +1,5 @@
-//! One subscriber behind a load balancer: it reads from one node, and where that ends it comes back to another
-//! one with its last event id.
+//! One subscriber behind a load balancer: it reads from one node, and where that ends it comes back to
+//! another one with its last event id.
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};

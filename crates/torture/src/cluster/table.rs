@@ -135,8 +135,8 @@ impl Table {
     }
 }
 
-/// The median, the 90th percentile and the maximum, in milliseconds. A third of the subscribers is at a node that
-/// has a fault.
+/// The median, the 90th percentile and the maximum, in milliseconds. A third of the subscribers is at a node
+/// that has a fault.
 fn summary(times: &[Duration]) -> String {
     let mut times = times.to_vec();
     times.sort_unstable();
