@@ -340,9 +340,28 @@ async fn next_of(shared: &Shared, subject: &str, from: u64) -> Result<Head, Stri
     Ok(next.map_or(Head::End, Head::Message))
 }
 
+/// Waits until the engine has everything that the stream has now, and returns its last number.
+async fn catch_up(shared: &Shared) -> Result<u64, String> {
+    let info = shared.api.stream_info(STEP).await.map_err(|error| error.to_string())?;
+    if !shared.is_same_stream(&info) {
+        return Err("it is another one now".to_owned());
+    }
+    let begin = Instant::now();
+    while shared.appended() < info.last {
+        if begin.elapsed() >= STEP {
+            return Err("this node is behind it".to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(info.last.max(shared.delivered()))
+}
+
 /// Searches the newest messages with these topics, from the newest back.
+///
+/// A subscriber may have the id from a node that is ahead of this one: what that node has delivered is in the
+/// stream, so the search begins when this node has everything that is there.
 async fn find(shared: &Shared, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, String> {
-    let newest = shared.delivered();
+    let newest = catch_up(shared).await?;
     let filter = Filter { subject: Some(shared.subjects.of_topics(topics)), headers_only: true };
     let mut width = SEARCHED;
     let (mut reading, mut left) = loop {
@@ -366,9 +385,11 @@ async fn find(shared: &Shared, id: &EventId, topics: &[Topic]) -> Result<Option<
                     found.push(message.stored.number);
                 }
             }
-            Ok(Received::Unreadable(_)) | Err(Ended::Gap) => {}
+            Ok(Received::Unreadable(_)) => left -= 1,
+            Err(Ended::Gap) => {}
             Err(Ended::Away) => shared.link.changed().await,
-            Ok(Received::Heartbeat) => break,
+            // The server announced more messages than it sends now. What was not searched may have the id.
+            Ok(Received::Heartbeat) => return Err("the search was not finished".to_owned()),
             Err(ended) => return Err(ended.to_string()),
         }
     }

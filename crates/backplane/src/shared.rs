@@ -155,6 +155,11 @@ impl Shared {
         self.extent.delivered.fetch_max(number, Ordering::AcqRel);
     }
 
+    /// Everything up to this number is with the engine.
+    pub(crate) fn appended(&self) -> u64 {
+        self.extent.appended.load(Ordering::Acquire)
+    }
+
     pub(crate) fn set_appended(&self, number: u64) {
         self.extent.appended.fetch_max(number, Ordering::AcqRel);
         self.evaluate();

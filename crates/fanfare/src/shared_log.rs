@@ -389,12 +389,17 @@ impl SharedLog {
     /// Asks the durable store where a subscriber starts, where the log in memory has not all that it may get.
     /// The ticket, under which the answer comes.
     pub(crate) fn ask_for_start(&mut self, id: &str, start: Start, selection: Selection<'_>) -> Option<u64> {
-        let lacks = match start {
+        let lacks = SharedLog::lacks_what_follows(start);
+        self.history.as_mut().filter(|_| lacks).map(|history| history.ask_for_start(id, selection))
+    }
+
+    /// Whether the log in memory has not everything that a subscriber gets that starts so.
+    pub(crate) fn lacks_what_follows(start: Start) -> bool {
+        match start {
             Start::At { cursor, from } => from < cursor,
             Start::Gap { .. } => true,
             Start::Ahead { .. } => false,
-        };
-        self.history.as_mut().filter(|_| lacks).map(|history| history.ask_for_start(id, selection))
+        }
     }
 
     /// Where streams get what is not in memory.

@@ -45,6 +45,8 @@ struct Links {
     is_deaf: AtomicBool,
     /// The log cannot be asked.
     is_away: AtomicBool,
+    /// The log was asked while it could not be.
+    was_asked: AtomicBool,
     /// Submissions are kept, and not looked at.
     keeps: AtomicBool,
     kept: Mutex<Vec<Submission>>,
@@ -174,7 +176,10 @@ impl StoreReader for Node {
 
     fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
         match self.has(|links| &links.is_away) {
-            true => Err(Error::Unreachable { what: "the test".to_owned() }),
+            true => {
+                self.links.was_asked.store(true, Ordering::SeqCst);
+                Err(Error::Unreachable { what: "the test".to_owned() })
+            }
             false => self.log.store.read(query, after, bounds),
         }
     }
@@ -302,6 +307,37 @@ fn a_subscriber_ahead_of_its_node_is_told_of_no_gap() {
     assert_eq!(next(&mut client), pair("3", &id));
     // A node that has everything knows that this number was never given.
     assert!(has_gap(&resume(&behind.hub(), "000000007-99999")));
+}
+
+/// The id of a publisher says no number, so the log is asked for it. The event came to the node meanwhile, and
+/// what the log did not find was taken for a gap: the log does not find ids of events with several topics.
+#[test]
+fn a_subscriber_with_an_own_id_ahead_of_its_node_is_told_of_no_gap() {
+    let log = SharedLog::new();
+    let (fast, slow) = (log.node(), log.node());
+    let (engine, behind) = (fast.start(), slow.start());
+    let hub = behind.hub();
+    slow.set(|links| &links.is_deaf, true);
+    slow.set(|links| &links.is_away, true);
+    let two_topics = with_id("own", "1").with_topic(topic("b")).unwrap();
+    publish(&engine.hub(), two_topics).unwrap();
+    let waits = thread::spawn({
+        let hub = hub.clone();
+        move || resume(&hub, "own")
+    });
+    while !slow.has(|links| &links.was_asked) {
+        thread::yield_now();
+    }
+    slow.set(|links| &links.is_deaf, false);
+    while hub.head() != engine.hub().head() {
+        thread::yield_now();
+    }
+    slow.set(|links| &links.is_away, false);
+    let mut client = waits.join().unwrap();
+    assert!(!has_gap(&client));
+    let id = publish(&engine.hub(), event("2")).unwrap();
+    assert_eq!(next(&mut client), pair("2", &id));
+    assert!(has_gap(&resume(&hub, "unknown")));
 }
 
 #[test]

@@ -91,6 +91,9 @@ struct Options {
     /// With --cluster: lists the scripts
     #[arg(long, requires = "cluster")]
     list: bool,
+    /// With --cluster: prints what the nodes log, also where nothing is violated
+    #[arg(long, requires = "cluster")]
+    logs: bool,
     /// The faults [default: all]
     #[arg(value_enum)]
     faults: Vec<Fault>,
@@ -128,6 +131,7 @@ fn run_backends(options: &Options) -> Result<bool, String> {
             scripts: options.script.clone(),
             smoke: options.smoke,
             list: options.list,
+            logs: options.logs,
             rounds: options.rounds.unwrap_or(1),
             seed,
         };

@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) smoke: bool,
     /// The scripts are only listed.
     pub(crate) list: bool,
+    /// What the nodes log is always printed.
+    pub(crate) logs: bool,
     pub(crate) rounds: u32,
     pub(crate) seed: u64,
 }
@@ -58,7 +60,7 @@ pub(crate) fn run(plan: &Plan, stop: &Arc<AtomicBool>) -> Result<bool, String> {
         }
         return Ok(true);
     }
-    let mut table = Table::new();
+    let mut table = Table::new(plan.logs);
     let mut random = fastrand::Rng::with_seed(plan.seed);
     let mut world: Option<World> = None;
     'rounds: for _ in 0..plan.rounds {

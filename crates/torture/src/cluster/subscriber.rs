@@ -63,6 +63,8 @@ struct State {
     is_streaming: bool,
     last_event_id: String,
     resumed_after: Option<usize>,
+    /// It is asked to go to this node.
+    goes_to: Option<usize>,
 }
 
 impl Subscriber {
@@ -86,6 +88,7 @@ impl Subscriber {
                 is_streaming: false,
                 last_event_id: last_event_id.unwrap_or_default(),
                 resumed_after,
+                goes_to: None,
             }),
             stop: AtomicBool::new(false),
             slow: AtomicBool::new(false),
@@ -112,6 +115,20 @@ impl Subscriber {
     /// Whether the markers of all its topics have come.
     pub(super) fn is_settled(&self) -> bool {
         self.shared.state().marked == self.shared.mask
+    }
+
+    /// Makes it leave its node for this one, unless it is there.
+    pub(super) fn go_to(&self, node: usize) {
+        let mut state = self.shared.state();
+        if state.node != node {
+            state.goes_to = Some(node);
+        }
+    }
+
+    /// Whether it reads from this node.
+    pub(super) fn is_at(&self, node: usize) -> bool {
+        let state = self.shared.state();
+        state.node == node && state.goes_to.is_none() && state.is_streaming
     }
 
     /// Makes it read slowly, or as fast as it can.
@@ -152,6 +169,8 @@ enum End {
     Move,
     /// The same, with something that no server may do.
     Damage(String),
+    /// It was asked to go to this node.
+    Leave(usize),
 }
 
 impl Shared {
@@ -168,13 +187,16 @@ impl Shared {
         while !self.stopped() {
             let end = self.connection();
             let mut state = self.state();
+            let was_streaming = std::mem::take(&mut state.is_streaming);
+            state.node = match end {
+                End::Leave(node) => node,
+                End::Move | End::Damage(_) => (state.node + 1) % self.nodes.len(),
+            };
             if let End::Damage(text) = end {
                 state.entries.push(Entry::Damage(text));
-            }
-            if std::mem::take(&mut state.is_streaming) {
+            } else if was_streaming && !matches!(end, End::Leave(_)) {
                 state.entries.push(Entry::Ended);
             }
-            state.node = (state.node + 1) % self.nodes.len();
             drop(state);
             thread::sleep(RETRY.mul_f64(1.0 + random.f64()));
         }
@@ -202,6 +224,9 @@ impl Shared {
                 // A subscriber that is dropped has no use for the rest.
                 self.state().is_streaming = false;
                 return End::Move;
+            }
+            if let Some(node) = self.state().goes_to.take() {
+                return End::Leave(node);
             }
             let slow = self.slow.load(Ordering::Relaxed);
             if slow {

@@ -33,11 +33,13 @@ impl Outcome {
 pub(super) struct Table {
     rows: Vec<(String, Outcome)>,
     failures: Vec<String>,
+    /// What the nodes have logged is printed for each script.
+    logs: bool,
 }
 
 impl Table {
-    pub(super) fn new() -> Table {
-        Table { rows: Vec::new(), failures: Vec::new() }
+    pub(super) fn new(logs: bool) -> Table {
+        Table { rows: Vec::new(), failures: Vec::new(), logs }
     }
 
     /// Adds what a script has shown, and prints a line about it. Returns whether nothing was violated.
@@ -63,7 +65,7 @@ impl Table {
             println!("         {problem}");
             self.failures.push(format!("{}: {problem}", script.name));
         }
-        for line in outcome.log.lines().filter(|_| !good) {
+        for line in outcome.log.lines().filter(|_| self.logs || !good) {
             println!("         | {line}");
         }
         self.rows.push((script.name.clone(), outcome));
@@ -90,8 +92,8 @@ impl Table {
             "gaps",
             "missed in gaps",
             "streams ended",
-            "silence p50, max",
-            "recovery p50, max",
+            "silence p50, p90, max",
+            "recovery p50, p90, max",
             "result",
         ]);
         let bad = self.rows.iter().filter(|(_, outcome)| !outcome.is_good()).count();
@@ -133,12 +135,16 @@ impl Table {
     }
 }
 
-/// The median and the maximum, in milliseconds.
+/// The median, the 90th percentile and the maximum, in milliseconds. A third of the subscribers is at a node
+/// that has a fault.
 fn summary(times: &[Duration]) -> String {
     let mut times = times.to_vec();
     times.sort_unstable();
-    match (times.get(times.len() / 2), times.last()) {
-        (Some(median), Some(longest)) => format!("{}, {} ms", median.as_millis(), longest.as_millis()),
+    let at = |part: f64| times.get(((times.len() as f64 * part) as usize).min(times.len().max(1) - 1));
+    match (at(0.5), at(0.9), times.last()) {
+        (Some(median), Some(late), Some(longest)) => {
+            format!("{}, {}, {} ms", median.as_millis(), late.as_millis(), longest.as_millis())
+        }
         _ => "-".to_owned(),
     }
 }

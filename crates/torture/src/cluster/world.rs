@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::check::{Entry, Log, check};
 use crate::cluster::publisher::{Answers, Balancer, Batch, Publishers};
-use crate::cluster::records::{ALL, Ledger, TOPICS};
+use crate::cluster::records::{ALL, Ledger, TOPICS, own_id};
 use crate::cluster::script::{Gaps, Nodes, Script, Servers, Step, Topology};
 use crate::cluster::subscriber::Subscriber;
 use crate::cluster::table::Outcome;
@@ -181,6 +181,7 @@ impl World {
     /// # Errors
     /// A step failed, or the cluster does not recover.
     pub(super) fn play(&mut self, script: &Script) -> Result<Outcome, String> {
+        self.bring_home()?;
         self.new_log_lines();
         let base = self.ledger.records().len();
         self.answers.unavailable.store(0, Ordering::Relaxed);
@@ -331,13 +332,9 @@ impl World {
                 }
             }
             Step::HealRoutes => self.heal_routes(),
-            Step::LeaderLeaves => {
-                let asked =
-                    self.client()?.jetstream(&format!("STREAM.LEADER.STEPDOWN.{STREAM}"), &json!(null))?;
-                if asked["success"] != true {
-                    return Err(format!("the leader does not step down: {asked}"));
-                }
-            }
+            Step::LeaderLeaves => self.ask("the leader steps down", |client| {
+                client.jetstream(&format!("STREAM.LEADER.STEPDOWN.{STREAM}"), &Value::Null).map(drop)
+            })?,
             Step::Quiet => self.publishers.pause(),
             Step::Load => self.publishers.go_on(),
             Step::Burst(count) => self.burst(count)?,
@@ -353,12 +350,15 @@ impl World {
             Step::Slow => self.subscribers.iter().for_each(|subscriber| subscriber.set_slow(true)),
             Step::Fast => self.subscribers.iter().for_each(|subscriber| subscriber.set_slow(false)),
             Step::Purge(keep) => {
-                self.client()?.purge_stream(STREAM, keep)?;
+                self.ask("the stream is purged", |client| client.purge_stream(STREAM, keep).map(drop))?;
             }
             Step::Trim(keep) => {
-                let mut client = self.client()?;
-                client.update_stream(STREAM, &json!({ "max_msgs": keep }))?;
-                client.update_stream(STREAM, &json!({ "max_msgs": -1 }))?;
+                for most in [keep as i64, -1] {
+                    let changes = json!({ "max_msgs": most });
+                    self.ask("the stream is changed", |client| {
+                        client.update_stream(STREAM, &changes).map(drop)
+                    })?;
+                }
             }
             Step::Recreate => {
                 let mut client = self.client()?;
@@ -457,7 +457,7 @@ impl World {
 
     fn not_full(&mut self) -> Result<(), String> {
         if let Some(settings) = self.before_full.take() {
-            self.client()?.update_stream(STREAM, &settings)?;
+            self.ask("the stream is not full", |client| client.update_stream(STREAM, &settings).map(drop))?;
         }
         Ok(())
     }
@@ -465,6 +465,15 @@ impl World {
     fn await_ready(&self) -> Result<(), String> {
         let ready = |address: &SocketAddr| http::status_of(*address, "/health/ready") == Some(200);
         self.wait_until("all nodes are ready", || self.addresses.iter().all(ready))
+    }
+
+    /// Spreads the subscribers evenly over the nodes: those of a node that had ended have moved.
+    fn bring_home(&self) -> Result<(), String> {
+        let all = || self.subscribers.iter().enumerate();
+        all().for_each(|(index, subscriber)| subscriber.go_to(index % NODES));
+        self.wait_until("all subscribers are back at their nodes", || {
+            all().all(|(index, subscriber)| subscriber.is_at(index % NODES))
+        })
     }
 
     fn await_streams(&self) -> Result<(), String> {
@@ -515,6 +524,20 @@ impl World {
         }
     }
 
+    /// Asks NATS for something until it is done: there may be no leader at the moment.
+    fn ask(
+        &self,
+        what: &str,
+        mut act: impl FnMut(&mut NatsClient) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let mut problem = String::new();
+        let done = self.wait_until(what, || {
+            let acted = self.client().and_then(|mut client| act(&mut client));
+            acted.map_err(|error| problem = error).is_ok()
+        });
+        done.map_err(|late| format!("{late}: {problem}"))
+    }
+
     /// Starts a subscriber. A quarter of them read all topics, and the others one to three.
     fn subscribe(&mut self, number: usize, after: Option<(usize, (usize, String))>) -> Result<(), String> {
         let (mask, after) = match after {
@@ -548,13 +571,20 @@ impl World {
     }
 
     fn foreign(&mut self, count: usize) -> Result<(), String> {
-        let mut client = self.client()?;
         let mut data = String::new();
         for _ in 0..count {
             let topic = self.random.u32(0..TOPICS);
-            let key = self.ledger.begin(&[1 << topic], false);
+            let key = self.ledger.begin(&[1 << topic], true);
             event::render(key as u64, 1 << topic, self.random.usize(0..300), &mut data);
-            client.publish_acked(&format!("fanfare.area.t{topic}"), &[], data.as_bytes())?;
+            let (subject, id) = (format!("fanfare.area.t{topic}"), own_id(key));
+            // There may be no leader at the moment.
+            self.wait_until("NATS takes an event of another program", || {
+                let taken = self.client().and_then(|mut client| {
+                    let headers = [("Nats-Msg-Id", id.as_str())];
+                    client.publish_acked_within(&subject, &headers, data.as_bytes(), Duration::from_secs(1))
+                });
+                taken.is_ok()
+            })?;
             self.ledger.acknowledged(key, 1);
         }
         Ok(())
@@ -574,7 +604,6 @@ impl World {
         client.publish_acked(&format!("fanfare.{}", "x".repeat(600)), &[], b"x")?;
         client.publish_raw("fanfare.area.t3", b"NATS/1.0\r\nFanfare-Type: \xff\r\n\r\n", b"x")?;
         client.publish_raw("fanfare.area.t3", b"NATS/1.0\r\nno colon\r\n\r\n", b"x")?;
-        client.publish_raw("fanfare.area.t3", b"NATS/1.0 999999 what\r\n\r\n", b"x")?;
         client.flush()
     }
 
@@ -645,8 +674,16 @@ fn plan(
     let host = Ipv4Addr::new(127, 78, random.u8(1..=254), random.u8(1..=254));
     let urls: Vec<String> = links.iter().map(|link| format!("nats://{}", link.address())).collect();
     let replicas = if topology == Topology::Cluster { "3" } else { "1" };
-    let more =
-        ["--admin", "off", "--nats", &urls.join(","), "--stream", STREAM, "--stream-replicas", replicas];
+    // A stream reserves what it may keep.
+    let bytes = if topology == Topology::Small { "8MiB" } else { "256MiB" };
+    let urls = urls.join(",");
+    let more = [
+        ["--admin", "off"],
+        ["--nats", &urls],
+        ["--stream", STREAM],
+        ["--stream-replicas", replicas],
+        ["--stream-bytes", bytes],
+    ];
     Ok(Plan {
         program: server::find_program()?,
         // Nodes of both kinds share a log.
@@ -657,6 +694,6 @@ fn plan(
         bounds: server::LARGE,
         descriptors: None,
         data: None,
-        more: more.map(str::to_owned).to_vec(),
+        more: more.as_flattened().iter().map(|word| (*word).to_owned()).collect(),
     })
 }

@@ -13,6 +13,7 @@ use crate::admission::Subscribe;
 use crate::history::ShardHistory;
 use crate::orders::Names;
 use crate::shard::Shard;
+use crate::shared_log::SharedLog;
 
 /// How long a subscriber waits for the durable store. Then it is turned away, and comes back: what is in
 /// memory alone would be a loss that did not happen.
@@ -131,6 +132,11 @@ impl<I: Io> Shard<I> {
                     self.counts.turned_away += 1;
                     self.closing.push((socket, None));
                     continue;
+                }
+                // The event with its id may have come from the shared log while the store was asked.
+                Awaits::Start(_) if matches!(of_store, Some(Start::Gap { .. })) => {
+                    let known = self.start_of(&subscribe, encoding);
+                    known.filter(|start| !SharedLog::lacks_what_follows(*start)).or(of_store)
                 }
                 Awaits::Start(_) => of_store,
                 Awaits::Number(_) => self.start_of(&subscribe, encoding),
