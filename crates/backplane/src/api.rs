@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Message;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -82,6 +83,28 @@ struct MessageBody {
     time: String,
 }
 
+/// Successive messages of one subject, from one of the servers that have a copy of the stream. It may be
+/// behind the leader, so there may be more messages than the last one says.
+pub(crate) struct Run {
+    pub(crate) messages: Vec<Fetched>,
+    pub(crate) end: RunEnd,
+}
+
+/// How a run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunEnd {
+    /// This copy has no more of them, or so many were asked for.
+    Complete,
+    /// The connection was lost. The next message may be one that the client library cannot read.
+    Lost,
+    /// The next message has to be asked for alone.
+    Stopped,
+    /// The server that was asked takes too long.
+    Late,
+    /// The server that has answered does not give several at once.
+    Unsupported,
+}
+
 /// A message that was asked for.
 pub(crate) struct Fetched {
     pub(crate) stored: Stored,
@@ -149,6 +172,40 @@ impl Api {
         self.message(&json!({ "last_by_subj": subject }), patience).await
     }
 
+    /// The messages of a subject from this number on: at most so many, and about so many bytes. Servers from
+    /// 2.11 on can do this, where the stream has the setting `allow_direct`. Each answer is a message whose
+    /// last headers are of the server (`Nats-Sequence`, and in `Nats-Last-Sequence` the number of the one
+    /// before), or the end: 204 where there were some, 404 where there is none. `wait`: the longest time
+    /// between two answers.
+    pub(crate) async fn run(
+        &self,
+        from: u64,
+        subject: &str,
+        count: usize,
+        bytes: usize,
+        wait: Duration,
+    ) -> Run {
+        let body = json!({ "seq": from, "next_by_subj": subject, "batch": count, "max_bytes": bytes });
+        let what = format!("$JS.API.DIRECT.GET.{}", self.stream);
+        let mut messages = Vec::new();
+        let end = match self.link.ask(what, Bytes::from(body.to_string())).await {
+            Err(error) => RunEnd::of(error),
+            Ok(mut answers) => loop {
+                let answer = match tokio::time::timeout(wait, answers.next()).await {
+                    Err(_) => break RunEnd::Late,
+                    Ok(Err(error)) => break RunEnd::of(error),
+                    Ok(Ok(answer)) => answer,
+                };
+                let before = messages.last().map_or(0, |last: &Fetched| last.stored.number);
+                match Fetched::in_run(answer, subject, &self.stream, before) {
+                    Ok(message) => messages.push(message),
+                    Err(end) => break end,
+                }
+            },
+        };
+        Run { messages, end }
+    }
+
     async fn message(&self, body: &Value, patience: Duration) -> Result<Option<Fetched>, ApiError> {
         match self.call(&format!("STREAM.MSG.GET.{}", self.stream), body, patience).await {
             Ok(mut value) => Fetched::of(value["message"].take()).map(Some),
@@ -158,7 +215,46 @@ impl Api {
     }
 }
 
+impl RunEnd {
+    fn of(error: RequestError) -> RunEnd {
+        match error {
+            RequestError::Unanswered => RunEnd::Lost,
+            RequestError::NoResponders | RequestError::Denied | RequestError::TooLarge => RunEnd::Unsupported,
+        }
+    }
+}
+
 impl Fetched {
+    /// The message in an answer of [`Api::run`], behind the one with the number `before`.
+    fn in_run(answer: Message, subject: &str, stream: &str, before: u64) -> Result<Fetched, RunEnd> {
+        // Publishers choose the first headers of a message. The last ones are of the server.
+        let header = |name: &str| Some(answer.headers.as_ref()?.get_last(name)?.as_str());
+        let number = |name: &str| header(name).and_then(|number| number.parse::<u64>().ok());
+        let Some(own) = number("Nats-Sequence") else {
+            return Err(match answer.status.map(|status| status.as_u16()) {
+                Some(204 | 404) => RunEnd::Complete,
+                _ => RunEnd::Unsupported,
+            });
+        };
+        let Some(last) = number("Nats-Last-Sequence") else { return Err(RunEnd::Unsupported) };
+        // Headers without an end run into the first one of the server.
+        let is_whole = header("Nats-Stream") == Some(stream) && header("Nats-Subject") == Some(subject);
+        let time = header("Nats-Time-Stamp").and_then(parse_time).filter(|_| is_whole);
+        let Some(published_ms) = time.filter(|_| last == before && own > before) else {
+            return Err(RunEnd::Stopped);
+        };
+        Ok(Fetched {
+            is_readable: true,
+            stored: Stored {
+                number: own,
+                published_ms,
+                subject: subject.to_owned(),
+                headers: answer.headers,
+                payload: answer.payload,
+            },
+        })
+    }
+
     /// The event. `None`: the message is none.
     pub(crate) fn to_record(&self, subjects: &Subjects) -> Option<Record> {
         self.is_readable.then(|| self.stored.to_record(subjects)).flatten()

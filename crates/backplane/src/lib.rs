@@ -74,6 +74,7 @@ mod nodes;
 mod options;
 mod probe;
 mod reader;
+mod runs;
 mod shared;
 mod status;
 mod stream;

@@ -15,7 +15,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::options::{Login, NatsOptions, without_password};
 use crate::sync::lock;
@@ -41,6 +41,9 @@ const SUBSCRIPTION_CAPACITY: usize = 1 << 18;
 /// Commands to the connection that wait to be written.
 const COMMANDS: usize = 1 << 14;
 
+/// How long answers that came before the end of a connection may take to whom they are for.
+const DRAIN: Duration = Duration::from_millis(20);
+
 /// Subjects that the server has refused, which are remembered.
 const MOST_DENIED: usize = 1024;
 
@@ -64,8 +67,15 @@ pub(crate) struct Link {
     events: Arc<Events>,
     /// What the subjects for answers begin with.
     inbox: String,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Message>>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
     next_request: AtomicU64,
+}
+
+/// Who waits for the answers to a request.
+enum Waiting {
+    One(oneshot::Sender<Message>),
+    /// There may be more answers. Their number is bounded by the request.
+    Several(mpsc::UnboundedSender<Message>),
 }
 
 /// What the connection reports.
@@ -172,8 +182,12 @@ impl Link {
                 continue;
             };
             let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
-            if let Some(waiting) = token.and_then(|token: u64| lock(&self.waiting).remove(&token)) {
-                // A receiver that has given up needs none.
+            let Some(token) = token else { continue };
+            let mut all = lock(&self.waiting);
+            // A receiver that has given up needs none.
+            if let Some(Waiting::Several(waiting)) = all.get(&token) {
+                let _ = waiting.send(message);
+            } else if let Some(Waiting::One(waiting)) = all.remove(&token) {
                 let _ = waiting.send(message);
             }
         }
@@ -196,7 +210,7 @@ impl Link {
         }
         let token = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        lock(&self.waiting).insert(token, sender);
+        lock(&self.waiting).insert(token, Waiting::One(sender));
         let waits = Waits { link: self, token };
         let reply = format!("{}.{token}", self.inbox);
         let answer = async {
@@ -210,17 +224,7 @@ impl Link {
             sent.ok()?;
             receiver.await.ok()
         };
-        let refused = async {
-            loop {
-                self.changed().await;
-                if self.is_denied(subject) {
-                    return RequestError::Denied;
-                }
-                if self.generation() != generation {
-                    return RequestError::Unanswered;
-                }
-            }
-        };
+        let refused = self.refused(subject, generation);
         let answered = tokio::time::timeout(patience, async {
             tokio::select! {
                 biased;
@@ -234,6 +238,35 @@ impl Link {
             message if message.status == Some(StatusCode::NO_RESPONDERS) => Err(RequestError::NoResponders),
             message => Ok(message),
         }
+    }
+
+    /// Returns when the server has refused the subject of a request, or the connection is another one.
+    async fn refused(&self, subject: &str, generation: Option<u64>) -> RequestError {
+        loop {
+            self.changed().await;
+            if self.is_denied(subject) {
+                return RequestError::Denied;
+            }
+            if self.generation() != generation {
+                return RequestError::Unanswered;
+            }
+        }
+    }
+
+    /// Asks for what has several answers.
+    pub(crate) async fn ask(&self, subject: String, payload: Bytes) -> Result<Answers<'_>, RequestError> {
+        let generation = self.generation();
+        if generation.is_none() {
+            return Err(RequestError::Unanswered);
+        }
+        let token = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (sender, received) = mpsc::unbounded_channel();
+        lock(&self.waiting).insert(token, Waiting::Several(sender));
+        let waits = Waits { link: self, token };
+        let reply = format!("{}.{token}", self.inbox);
+        let sent = self.client().publish_with_reply(subject.clone(), reply, payload).await;
+        sent.map_err(|_| RequestError::Unanswered)?;
+        Ok(Answers { waits, received, subject, generation })
     }
 
     /// The client of the moment.
@@ -294,6 +327,30 @@ impl Link {
 struct Waits<'link> {
     link: &'link Link,
     token: u64,
+}
+
+/// The answers to a request that has several.
+pub(crate) struct Answers<'link> {
+    waits: Waits<'link>,
+    received: mpsc::UnboundedReceiver<Message>,
+    subject: String,
+    generation: Option<u64>,
+}
+
+impl Answers<'_> {
+    /// The next answer. [`RequestError::Unanswered`]: the connection is lost, and everything that came over
+    /// it before was given.
+    pub(crate) async fn next(&mut self) -> Result<Message, RequestError> {
+        let link = self.waits.link;
+        let error = tokio::select! {
+            biased;
+            message = self.received.recv() => return message.ok_or(RequestError::Unanswered),
+            error = link.refused(&self.subject, self.generation) => error,
+        };
+        // What the connection has read last may still be on its way here.
+        let rest = tokio::time::timeout(DRAIN, self.received.recv()).await;
+        rest.ok().flatten().ok_or(error)
+    }
 }
 
 impl Drop for Waits<'_> {

@@ -1,9 +1,13 @@
 //! What is read back from the stream: [`fanfare_store::StoreReader`].
 //!
-//! All events come through a consumer that stays for the next page. The events of some topics are asked for
-//! one after the other, of the leader of the stream: it has all that was acknowledged, and it answers in a
-//! form in which no message can harm the connection.
+//! All events come through a consumer that stays for the next page.
+//!
+//! The events of some topics are asked for in runs, where the server and the stream allow it, and else one
+//! after the other. The leader of the stream says where a run begins, and whether there is more behind its
+//! end: it has all that was acknowledged, and it answers in a form in which no message can harm the
+//! connection.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::api::{ApiError, Fetched};
+use crate::api::{ApiError, Fetched, RunEnd};
 use crate::consumer::{Ended, Filter, Incoming, Reading, Received};
 use crate::shared::Shared;
 
@@ -43,6 +47,17 @@ const MOST_SESSIONS: usize = 3;
 /// After so long without a page a consumer goes.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Messages of one subject that are asked for at once.
+const LEAST_RUN: usize = 32;
+const MOST_RUN: usize = 1024;
+
+/// Bytes of them.
+const LEAST_RUN_BYTES: usize = 64 << 10;
+const MOST_RUN_BYTES: usize = 1 << 20;
+
+/// After so many runs of a page that could not be used, messages are asked for one after the other.
+const MOST_FAILURES: u32 = 2;
+
 /// Of one topic, at least so many of the newest messages are searched for an id.
 const SEARCHED: u64 = 4096;
 
@@ -62,10 +77,18 @@ struct Session {
     used: Instant,
 }
 
-/// The next message of one subject.
-enum Head {
-    Message(Fetched),
-    End,
+/// The messages of one subject, in order.
+struct Line {
+    subject: String,
+    ready: VecDeque<Fetched>,
+    /// Everything up to this number was read.
+    read: u64,
+    /// There is a message of the subject with this number.
+    is_there: bool,
+    /// There is nothing behind it, up to the number where the page ends at the latest.
+    is_over: bool,
+    /// Runs that could not be used.
+    failures: u32,
 }
 
 impl StreamReader {
@@ -296,15 +319,14 @@ async fn read_topics(
     subjects.dedup();
     subjects.push(shared.subjects.multi());
     let begin = Instant::now();
-    let firsts = subjects.iter().map(|subject| next_of(shared, subject, after + 1));
-    let mut heads: Vec<Head> = try_join_all(firsts).await?;
+    let mut lines: Vec<Line> = subjects.into_iter().map(|subject| Line::new(subject, after)).collect();
+    let firsts = lines.iter_mut().map(|line| line.fill(shared, newest, Bounds { records: 1, ..bounds }));
+    try_join_all(firsts).await?;
     let (mut page, mut bytes, mut steps) = (Page::default(), 0, 0);
     page.up_to = after;
     loop {
-        let next = heads.iter().enumerate().filter_map(|(index, head)| match head {
-            Head::Message(message) => Some((message.stored.number, index)),
-            Head::End => None,
-        });
+        let heads = lines.iter().enumerate();
+        let next = heads.filter_map(|(index, line)| Some((line.ready.front()?.stored.number, index)));
         let Some((number, index)) = next.min().filter(|(number, _)| *number <= newest) else {
             (page.up_to, page.is_end) = (newest, true);
             break;
@@ -313,7 +335,7 @@ async fn read_topics(
             break;
         }
         steps += 1;
-        let Head::Message(message) = &heads[index] else { break };
+        let Some(message) = lines[index].ready.front() else { break };
         let record = message.to_record(&shared.subjects);
         let is_wanted = |record: &Record| record.event.topics().iter().any(|topic| topics.contains(topic));
         if let Some(record) = record.filter(is_wanted) {
@@ -325,19 +347,82 @@ async fn read_topics(
             page.records.push(record);
         }
         page.up_to = number;
+        lines[index].ready.pop_front();
         if begin.elapsed() >= PAGE_TIME {
             break;
         }
-        heads[index] = next_of(shared, &subjects[index], number + 1).await?;
+        if lines[index].ready.is_empty() {
+            let live = lines.iter().filter(|line| !line.is_over).count().max(1);
+            let room = Bounds {
+                records: (bounds.records.saturating_sub(page.records.len()) / live).max(LEAST_RUN),
+                bytes: (bounds.bytes.saturating_sub(bytes) / live).max(LEAST_RUN_BYTES),
+                ..bounds
+            };
+            lines[index].fill(shared, newest, room).await?;
+        }
     }
     page.gone = ask_what_is_gone(shared).await?;
     Ok(page)
 }
 
-async fn next_of(shared: &Shared, subject: &str, from: u64) -> Result<Head, String> {
-    let next =
-        shared.api.next_message(from, subject, STEP).await.map_err(|error: ApiError| error.to_string())?;
-    Ok(next.map_or(Head::End, Head::Message))
+impl Line {
+    fn new(subject: String, after: u64) -> Line {
+        Line { subject, ready: VecDeque::new(), read: after, is_there: false, is_over: false, failures: 0 }
+    }
+
+    /// Reads what comes next, where nothing is ready. Afterwards there is something, or nothing up to
+    /// `newest`.
+    ///
+    /// Any server with a copy of the stream answers for a run. It may be behind the leader, and it may have
+    /// dropped old events before the leader does. So a run begins with a message that is known, which shows
+    /// that the copy is neither; it counts up to its last message; and the leader says whether there is more.
+    async fn fill(&mut self, shared: &Shared, newest: u64, room: Bounds) -> Result<(), String> {
+        let generation = shared.link.generation();
+        let may_run = self.is_there
+            && room.records > 1
+            && self.failures < MOST_FAILURES
+            && shared.runs.may_ask(&self.subject, self.read, generation);
+        let subject = &self.subject;
+        if may_run {
+            let count = room.records.min(MOST_RUN) + 1;
+            let run = shared.api.run(self.read, subject, count, room.bytes.min(MOST_RUN_BYTES), QUIET).await;
+            match run.end {
+                RunEnd::Complete => {}
+                RunEnd::Lost | RunEnd::Stopped => self.failures = MOST_FAILURES,
+                RunEnd::Late => shared.runs.note_late(),
+                RunEnd::Unsupported => shared.runs.note_unsupported(generation.unwrap_or_default()),
+            }
+            let mut messages = run.messages.into_iter();
+            match messages.next() {
+                Some(first) if first.stored.number == self.read => self.ready.extend(messages),
+                _ => self.failures += 1,
+            }
+            if let Some(last) = self.ready.back() {
+                self.read = last.stored.number;
+                if run.end == RunEnd::Complete {
+                    return Ok(());
+                }
+            }
+            while run.end == RunEnd::Lost && shared.link.generation().is_none() {
+                shared.link.changed().await;
+            }
+        }
+        let next = shared.api.next_message(self.read + 1, subject, STEP).await;
+        match next.map_err(|error| error.to_string())? {
+            Some(message) if message.stored.number <= newest => {
+                self.read = message.stored.number;
+                self.is_there = true;
+                if !message.is_readable {
+                    // A run with it would end the connection.
+                    shared.runs.note_unreadable(&self.subject, self.read);
+                    self.failures = 0;
+                }
+                self.ready.push_back(message);
+            }
+            _ => self.is_over = true,
+        }
+        Ok(())
+    }
 }
 
 /// Waits until the engine has everything that the stream has now, and returns its last number.

@@ -13,6 +13,7 @@ use crate::bucket::Bucket;
 use crate::link::Link;
 use crate::nodes::Nodes;
 use crate::options::NatsOptions;
+use crate::runs::Runs;
 use crate::status::NatsStatus;
 use crate::stream;
 use crate::sync::lock;
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     /// The end was asked for.
     pub(crate) end: watch::Sender<bool>,
     pub(crate) counts: Counts,
+    pub(crate) runs: Runs,
     extent: Extent,
     feed: RwLock<Option<Feed>>,
     /// One decision at a time: the engine learns the last one.
@@ -117,6 +119,7 @@ impl Shared {
             created: info.created.clone(),
             end,
             counts: Counts::default(),
+            runs: Runs::default(),
             extent: Extent::default(),
             feed: RwLock::default(),
             deciding: Mutex::default(),
@@ -139,6 +142,7 @@ impl Shared {
         extent.bytes.store(info.bytes, Ordering::Relaxed);
         let max_message = info.config["max_msg_size"].as_i64().unwrap_or(-1).max(0) as u64;
         extent.max_message.store(max_message, Ordering::Relaxed);
+        self.runs.set_direct(info.config["allow_direct"].as_bool().unwrap_or_default());
         if extent.looked_over.swap(generation, Ordering::AcqRel) != generation {
             extent.target.store(info.last, Ordering::Relaxed);
             extent.is_caught_up.store(false, Ordering::Relaxed);

@@ -8,6 +8,7 @@ mod cluster;
 mod faults;
 mod messages;
 mod nodes;
+mod reads;
 mod replicas;
 mod start;
 mod support;

@@ -1,0 +1,138 @@
+//! What is read back from the stream, in each of the ways in which a server gives it.
+
+use std::sync::Arc;
+
+use fanfare::{Backplane, Topic};
+use fanfare_backplane::{NatsBackplane, NatsOptions};
+use fanfare_store::{Bounds, Query, Record, StoreReader};
+use fanfare_testkit::nats::{self, NatsClient, NatsCluster, NatsServer};
+use serde_json::{Value, json};
+
+use crate::support::{options, server, topic};
+
+/// As the engine reads for subscribers.
+const BOUNDS: Bounds = Bounds { records: 512, bytes: 60 << 10, steps: 1 << 14 };
+
+/// All records of the query.
+fn read(reader: &dyn StoreReader, query: Query<'_>, bounds: Bounds) -> Vec<Record> {
+    let (mut records, mut after) = (Vec::new(), 0);
+    loop {
+        let page = reader.read(query, after, bounds).unwrap();
+        assert!(page.records.iter().all(|record| (after + 1..=page.up_to).contains(&record.number)));
+        records.extend(page.records);
+        after = page.up_to;
+        if page.is_end {
+            assert!(after >= reader.state().newest);
+            return records;
+        }
+    }
+}
+
+/// What clients have sent to the server so far.
+fn messages_to(server: &NatsServer) -> u64 {
+    let (_, page) = server.monitor("/varz").unwrap();
+    serde_json::from_str::<Value>(&page).unwrap()["in_msgs"].as_u64().unwrap()
+}
+
+fn connect(server: &NatsServer) -> (Arc<NatsBackplane>, Arc<dyn StoreReader>) {
+    let backplane = NatsBackplane::connect(options(server)).unwrap();
+    let reader = backplane.reader();
+    (backplane, reader)
+}
+
+fn gives_runs(server: &NatsServer) -> bool {
+    let mut parts = server.version().split('.').map(|part| part.parse::<u32>().unwrap_or_default());
+    (parts.next(), parts.next()) >= (Some(2), Some(11))
+}
+
+fn publish_many(other: &mut NatsClient) {
+    for number in 0..1500 {
+        let data = number.to_string();
+        match number % 10 {
+            0..=5 => other.publish("fanfare.a", &[], data.as_bytes()).unwrap(),
+            6 | 7 => other.publish("fanfare.b", &[("Fanfare-Type", "paid")], data.as_bytes()).unwrap(),
+            8 if number % 100 == 8 => other.publish("fanfare.c", &[], data.as_bytes()).unwrap(),
+            8 => other.publish("fanfare.d", &[], &[b'x'; 3000]).unwrap(),
+            _ => {
+                let topics = if number % 20 == 9 { "[\"a\",\"b\"]" } else { "[\"d\",\"e\"]" };
+                other.publish("fanfare.$multi", &[("Fanfare-Topics", topics)], data.as_bytes()).unwrap();
+            }
+        }
+        if number % 100 == 0 {
+            other.flush().unwrap();
+        }
+    }
+    // Headers that look like those of the server, and headers that run into them.
+    let spoof = [("Nats-Sequence", "3"), ("Nats-Last-Sequence", "9"), ("Nats-Subject", "fanfare.b")];
+    other.publish_acked("fanfare.a", &spoof, b"spoof").unwrap();
+    other.publish_raw("fanfare.a", b"NATS/1.0 204 EOB\r\nX: y\r\n\r\n", b"an end").unwrap();
+    other.publish_raw("fanfare.a", b"NATS/1.0\r\nFanfare-Type: paid", b"no end").unwrap();
+    other.flush().unwrap();
+    other.publish_acked("fanfare.a", &[], b"last").unwrap();
+}
+
+/// All ways give the same events, and where the server gives several messages at once, it is asked seldom.
+#[test]
+fn topics_are_read_the_same_in_each_way() {
+    let server = server();
+    let (fast, fast_reader) = connect(&server);
+    let mut other = server.client().unwrap();
+    publish_many(&mut other);
+    drop((fast, fast_reader));
+    let (_fast, fast) = connect(&server);
+    other.update_stream("FANFARE", &json!({ "allow_direct": false })).unwrap();
+    let (_slow, slow) = connect(&server);
+    other.update_stream("FANFARE", &json!({ "allow_direct": true })).unwrap();
+    let all = read(&*fast, Query::All, BOUNDS);
+    assert_eq!(all.len(), 1504);
+    for names in [&["a"][..], &["b"], &["c"], &["d"], &["e"], &["f"], &["a", "b", "c", "d", "e"]] {
+        let topics: Vec<Topic> = names.iter().map(|name| topic(name)).collect();
+        let has = |record: &&Record| record.event.topics().iter().any(|topic| topics.contains(topic));
+        let wanted: Vec<Record> = all.iter().filter(has).cloned().collect();
+        let before = messages_to(&server);
+        assert_eq!(read(&*fast, Query::Topics(&topics), BOUNDS), wanted, "{names:?}");
+        let asked = messages_to(&server) - before;
+        if gives_runs(&server) {
+            assert!(asked < 150, "{names:?}: {asked}");
+        }
+        assert_eq!(read(&*slow, Query::Topics(&topics), BOUNDS), wanted, "{names:?}, one after the other");
+        let small = Bounds { records: 7, ..BOUNDS };
+        assert_eq!(read(&*fast, Query::Topics(&topics), small), wanted, "{names:?}, in small pages");
+    }
+}
+
+/// A server that was stopped answers for what it has, and that is less than the leader of the stream has. A
+/// node that reads at this server leaves nothing out.
+#[test]
+fn a_copy_that_is_behind_leaves_nothing_out() {
+    let mut cluster =
+        NatsCluster::start(3, &nats::NatsOptions::default()).unwrap_or_else(|error| panic!("{error}"));
+    let options = |server: &NatsServer| NatsOptions::new([server.url()]).replicas(3);
+    let creator = NatsBackplane::connect(options(&cluster.servers()[0])).unwrap();
+    for round in 0..4 {
+        let leader = cluster.await_leader("FANFARE").unwrap();
+        let behind = (leader + 1) % 3;
+        let mut other = cluster.server(leader).client().unwrap();
+        cluster.server(behind).pause();
+        for number in 0..3000 {
+            let data = [b'x'; 3000];
+            let name = if number % 3 == 0 { "fanfare.b" } else { "fanfare.a" };
+            other.publish(name, &[], &data).unwrap();
+            if number % 100 == 0 {
+                other.flush().unwrap();
+            }
+        }
+        other.publish_acked("fanfare.a", &[], b"last").unwrap();
+        cluster.server(behind).resume();
+        let backplane = NatsBackplane::connect(options(&cluster.servers()[behind])).unwrap();
+        let reader = backplane.reader();
+        let topics = [topic("a"), topic("b")];
+        // Without a connection that holds, a read fails and is tried again by the engine.
+        let numbers: Vec<u64> =
+            read(&*reader, Query::Topics(&topics), BOUNDS).iter().map(|record| record.number).collect();
+        let newest = reader.state().newest;
+        assert!(newest >= 1, "{round}");
+        assert_eq!(numbers, (1..=newest).collect::<Vec<_>>(), "{round}");
+    }
+    drop(creator);
+}
