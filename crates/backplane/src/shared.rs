@@ -305,7 +305,8 @@ impl Shared {
             connections: self.link.connects(),
             acknowledgement_time: *lock(&counts.acknowledgement_time),
             stream_first: get(&extent.first),
-            stream_last: get(&extent.last).max(appended),
+            // What the engine is given now is in the stream.
+            stream_last: get(&extent.last).max(get(&extent.delivered)),
             stream_messages: get(&extent.messages),
             stream_bytes: get(&extent.bytes),
             server_version: self.link.client().try_server_info().map(|info| info.version).unwrap_or_default(),
