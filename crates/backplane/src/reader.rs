@@ -55,6 +55,9 @@ const MOST_RUN: usize = 1024;
 const LEAST_RUN_BYTES: usize = 64 << 10;
 const MOST_RUN_BYTES: usize = 1 << 20;
 
+/// How long one message of a run may take.
+const RUN_STEP: Duration = Duration::from_millis(500);
+
 /// After so many runs of a page that could not be used, messages are asked for one after the other.
 const MOST_FAILURES: u32 = 2;
 
@@ -385,7 +388,8 @@ impl Line {
         let subject = &self.subject;
         if may_run {
             let count = room.records.min(MOST_RUN) + 1;
-            let run = shared.api.run(self.read, subject, count, room.bytes.min(MOST_RUN_BYTES), QUIET).await;
+            let run =
+                shared.api.run(self.read, subject, count, room.bytes.min(MOST_RUN_BYTES), RUN_STEP).await;
             match run.end {
                 RunEnd::Complete => {}
                 RunEnd::Lost | RunEnd::Stopped => self.failures = MOST_FAILURES,
