@@ -109,8 +109,8 @@ fn topics_are_read_the_same_in_each_way() {
     }
 }
 
-/// A server that is apart from the leader of the stream answers for what it has, and that is less. A node that
-/// gets its answers leaves nothing out.
+/// A server that is apart from the leader of the stream answers for what it has, and that is less. A node
+/// that gets its answers leaves nothing out.
 #[test]
 fn a_copy_that_is_behind_leaves_nothing_out() {
     let mut cluster =
@@ -156,4 +156,40 @@ fn a_copy_that_is_behind_leaves_nothing_out() {
         assert_eq!(numbers, (1..=newest).collect::<Vec<_>>());
     }
     drop(creator);
+}
+
+/// Messages that were deleted one by one are no gap: the stream still begins before them.
+#[test]
+fn deleted_messages_are_no_gap() {
+    let server = server();
+    let (_backplane, _) = connect(&server);
+    let mut other = server.client().unwrap();
+    for number in 0..100 {
+        other.publish_acked("fanfare.a", &[], number.to_string().as_bytes()).unwrap();
+    }
+    for number in [1, 2, 10, 11, 50, 99] {
+        other.jetstream("STREAM.MSG.DELETE.FANFARE", &json!({ "seq": number })).unwrap();
+    }
+    let (_backplane, reader) = connect(&server);
+    let small = Bounds { records: 7, ..BOUNDS };
+    for _ in 0..2 {
+        let mut after = 2;
+        while after < 100 {
+            let page = reader.read(Query::All, after, small).unwrap();
+            assert!(page.gone.newest <= after, "{after}: {:?}", page.gone);
+            after = page.up_to;
+        }
+        // The first ones cannot be told from what the stream has dropped.
+        let page = reader.read(Query::All, 0, small).unwrap();
+        assert_eq!((page.gone.newest, page.records[0].number), (2, 3));
+    }
+    other.purge_stream("FANFARE", 40).unwrap();
+    let mut after = 20;
+    let mut is_told = false;
+    while after < 100 {
+        let page = reader.read(Query::All, after, BOUNDS).unwrap();
+        is_told |= page.gone.newest > after && page.records.iter().all(|record| record.number > 59);
+        after = page.up_to;
+    }
+    assert!(is_told, "what the stream has dropped is told");
 }
