@@ -67,6 +67,7 @@ mod consumer;
 mod epoch;
 mod error;
 mod feeder;
+mod holes;
 mod keep;
 mod link;
 mod message;

@@ -53,7 +53,7 @@ pub(crate) async fn explain(options: &NatsOptions, error: &async_nats::ConnectEr
                 "{url} takes connections, but does not greet as a NATS server does; name the address for clients of a NATS server, whose port is 4222 by default"
             ),
             Found::Nats => {
-                let is_tls = ["tls", "certificate", "handshake"]
+                let is_tls = ["tls", "certificate", "handshake", "alert"]
                     .iter()
                     .any(|word| cause.to_ascii_lowercase().contains(word));
                 let (kind, advice) = if is_tls {

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::api::{ApiError, Fetched, RunEnd};
 use crate::consumer::{Ended, Filter, Incoming, Reading, Received};
+use crate::holes::Hole;
 use crate::shared::Shared;
 
 /// How long a call may take.
@@ -54,6 +55,12 @@ const MOST_RUN: usize = 1024;
 /// Bytes of them.
 const LEAST_RUN_BYTES: usize = 64 << 10;
 const MOST_RUN_BYTES: usize = 1 << 20;
+
+/// How long one message of a run may take.
+const RUN_STEP: Duration = Duration::from_millis(500);
+
+/// Holes of one page about which the leader of the stream is asked at most.
+const MOST_CONFIRMED: usize = 32;
 
 /// After so many runs of a page that could not be used, messages are asked for one after the other.
 const MOST_FAILURES: u32 = 2;
@@ -186,6 +193,17 @@ async fn ask_what_is_gone(shared: &Shared) -> Result<Gone, String> {
     Ok(gone_up_to(info.gone()))
 }
 
+/// Those of the first holes that the leader of the stream has, too. A copy may drop old events earlier.
+async fn confirm(shared: &Shared, holes: &[Hole]) -> Result<Vec<Hole>, String> {
+    let new = holes.iter().filter(|hole| !shared.holes.knows_all(&[**hole])).take(MOST_CONFIRMED);
+    let asked = new.map(async |&(after, before)| {
+        let next = shared.api.next_message(after + 1, ">", STEP).await?;
+        Ok(next.is_none_or(|next| next.stored.number >= before).then_some((after, before)))
+    });
+    let confirmed = try_join_all(asked).await.map_err(|error: ApiError| error.to_string())?;
+    Ok(confirmed.into_iter().flatten().collect())
+}
+
 async fn read_all(
     shared: &Shared,
     sessions: &Mutex<Vec<Session>>,
@@ -203,13 +221,15 @@ async fn read_all(
             }
         }
     };
-    let (page, seen) = session.read(shared, newest, bounds).await?;
-    let mut page = page;
-    page.gone = if seen == page.up_to - after {
+    let (mut page, holes) = session.read(shared, newest, bounds).await?;
+    page.gone = if shared.holes.knows_all(&holes) {
         gone_up_to(shared.first().saturating_sub(1).min(after))
     } else {
+        let confirmed = confirm(shared, &holes).await?;
         // After the read: what was dropped before it is among it.
-        ask_what_is_gone(shared).await?
+        let gone = ask_what_is_gone(shared).await?;
+        shared.holes.note(&confirmed, gone.newest);
+        gone
     };
     let mut sessions = sessions.lock().await;
     if sessions.len() >= MOST_SESSIONS
@@ -222,9 +242,21 @@ async fn read_all(
 }
 
 impl Session {
-    /// The page, and how many numbers of it there were.
-    async fn read(&mut self, shared: &Shared, newest: u64, bounds: Bounds) -> Result<(Page, u64), String> {
+    /// The page, and the numbers of it that no message has.
+    async fn read(
+        &mut self,
+        shared: &Shared,
+        newest: u64,
+        bounds: Bounds,
+    ) -> Result<(Page, Vec<Hole>), String> {
         let (mut page, mut bytes, mut seen) = (Page::default(), 0, 0_u64);
+        let mut holes = Vec::new();
+        let mut advance = |from: &mut u64, to: u64, has_message: bool| {
+            if to > *from + u64::from(has_message) {
+                holes.push((*from, to + u64::from(!has_message)));
+            }
+            *from = to.max(*from);
+        };
         let begin = Instant::now();
         loop {
             if self.up_to >= newest {
@@ -241,13 +273,13 @@ impl Session {
                 None => match self.receive(shared, newest).await? {
                     Some(Received::Message(message)) => message,
                     Some(Received::Unreadable(number)) => {
-                        self.up_to = self.up_to.max(number.min(newest));
+                        advance(&mut self.up_to, number.min(newest), number <= newest);
                         seen += 1;
                         continue;
                     }
                     Some(Received::Heartbeat) => continue,
                     None => {
-                        self.up_to = newest;
+                        advance(&mut self.up_to, newest, false);
                         continue;
                     }
                 },
@@ -258,7 +290,7 @@ impl Session {
             }
             if number > newest {
                 self.next = Some(message);
-                self.up_to = newest;
+                advance(&mut self.up_to, newest, false);
                 continue;
             }
             if let Some(record) = message.stored.to_record(&shared.subjects) {
@@ -271,10 +303,10 @@ impl Session {
                 page.records.push(record);
             }
             seen += 1;
-            self.up_to = number;
+            advance(&mut self.up_to, number, true);
         }
         (page.up_to, self.used) = (self.up_to, Instant::now());
-        Ok((page, seen))
+        Ok((page, holes))
     }
 
     /// What comes next. `None`: nothing up to `newest`.
@@ -385,7 +417,8 @@ impl Line {
         let subject = &self.subject;
         if may_run {
             let count = room.records.min(MOST_RUN) + 1;
-            let run = shared.api.run(self.read, subject, count, room.bytes.min(MOST_RUN_BYTES), QUIET).await;
+            let run =
+                shared.api.run(self.read, subject, count, room.bytes.min(MOST_RUN_BYTES), RUN_STEP).await;
             match run.end {
                 RunEnd::Complete => {}
                 RunEnd::Lost | RunEnd::Stopped => self.failures = MOST_FAILURES,

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::api::{Api, StreamInfo};
 use crate::bucket::Bucket;
+use crate::holes::Holes;
 use crate::link::Link;
 use crate::nodes::Nodes;
 use crate::options::NatsOptions;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) end: watch::Sender<bool>,
     pub(crate) counts: Counts,
     pub(crate) runs: Runs,
+    pub(crate) holes: Holes,
     extent: Extent,
     feed: RwLock<Option<Feed>>,
     /// One decision at a time: the engine learns the last one.
@@ -120,6 +122,7 @@ impl Shared {
             end,
             counts: Counts::default(),
             runs: Runs::default(),
+            holes: Holes::default(),
             extent: Extent::default(),
             feed: RwLock::default(),
             deciding: Mutex::default(),

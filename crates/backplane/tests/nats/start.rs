@@ -94,6 +94,34 @@ fn tls() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
+/// The server asks clients for a certificate.
+#[test]
+fn tls_with_a_certificate_of_the_client() {
+    let tls = NatsTls { asks_clients: true, ..NatsTls::generate().unwrap() };
+    let nats = nats::NatsOptions { tls: Some(tls.clone()), ..nats::NatsOptions::default() };
+    let server = NatsServer::start(&nats).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = server.directory().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let ca = write("ca.pem", &tls.authority);
+    let (certificate, key) =
+        (write("client.pem", &tls.client_certificate), write("client.key", &tls.client_key));
+    let url = || NatsOptions::new([format!("tls://{}", server.address())]).ca_file(&ca);
+    refused(url(), ConnectErrorKind::Tls, &["certificate"]);
+    let foreign = NatsTls::generate().unwrap();
+    let (other, other_key) =
+        (write("other.pem", &foreign.client_certificate), write("other.key", &foreign.client_key));
+    // The server refuses it with an alert of TLS.
+    refused(url().client_certificate(other, other_key), ConnectErrorKind::Tls, &["alert"]);
+    let missing = url().client_certificate("/nonexistent/client.pem", &key);
+    refused(missing, ConnectErrorKind::Tls, &["/nonexistent/client.pem"]);
+    let node = Node::with(url().client_certificate(certificate, key));
+    node.await_caught_up();
+    node.publish(crate::support::event("over TLS")).unwrap();
+}
+
 #[test]
 fn an_account_that_may_not_do_what_a_node_does() {
     let more = r#"

@@ -72,11 +72,17 @@ pub struct NatsTls {
     pub certificate: String,
     /// The key of the server.
     pub key: String,
+    /// Clients have to show a certificate of the authority.
+    pub asks_clients: bool,
+    /// A certificate for a client, of the same authority.
+    pub client_certificate: String,
+    /// The key of the client.
+    pub client_key: String,
 }
 
 impl NatsTls {
-    /// Makes an authority and a certificate for `localhost` and for the address of the servers of this
-    /// process.
+    /// Makes an authority, a certificate for `localhost` and for the address of the servers of this process,
+    /// and a certificate for a client, which the server does not ask for.
     ///
     /// # Errors
     /// The certificates cannot be made.
@@ -88,10 +94,16 @@ impl NatsTls {
             let key = KeyPair::generate()?;
             let names = CertificateParams::new(vec!["localhost".to_owned(), own_host().to_string()])?;
             let certificate = names.signed_by(&key, &authority)?;
+            let client_key = KeyPair::generate()?;
+            let client =
+                CertificateParams::new(vec!["client".to_owned()])?.signed_by(&client_key, &authority)?;
             Ok(NatsTls {
                 authority: authority.pem(),
                 certificate: certificate.pem(),
                 key: key.serialize_pem(),
+                asks_clients: false,
+                client_certificate: client.pem(),
+                client_key: client_key.serialize_pem(),
             })
         };
         made().map_err(|error: rcgen::Error| format!("a certificate: {error}"))
@@ -191,7 +203,12 @@ impl NatsServer {
             fs::write(self.directory.join("certificate.pem"), &tls.certificate)?;
             fs::write(self.directory.join("key.pem"), &tls.key)?;
             let (certificate, key) = (path("certificate.pem"), path("key.pem"));
-            let _ = writeln!(text, "tls {{ cert_file: {certificate}, key_file: {key} }}");
+            let mut more = String::new();
+            if tls.asks_clients {
+                fs::write(self.directory.join("authority.pem"), &tls.authority)?;
+                more = format!(", ca_file: {}, verify: true", path("authority.pem"));
+            }
+            let _ = writeln!(text, "tls {{ cert_file: {certificate}, key_file: {key}{more} }}");
         }
         if let Some(ClusterPart { name, listen, advertise, routes }) = cluster {
             let routes: Vec<String> =
