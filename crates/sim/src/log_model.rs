@@ -165,7 +165,7 @@ impl LogModel {
     pub(crate) fn open(&mut self, disk: &Arc<Disk>, hub: &Hub, history: &History, now: Duration) {
         let in_memory = sim::numbers_in_log(hub);
         let records = disk.all();
-        let newest = fanfare::Store::state(&**disk).newest;
+        let newest = fanfare::StoreReader::state(&**disk).newest;
         let mut kept: Vec<Entry> = Vec::new();
         for record in records.iter().filter(|record| in_memory.contains(&record.number)) {
             let entry = history.get(record.number).expect("an event that was published");

@@ -404,7 +404,7 @@ impl World {
         let Some(side) = shared.store.borrow_mut().take() else { return };
         let StoreSide { disk, engine, pending, unanswered, mut again } = side;
         shared.tally.borrow_mut().add(Occurrence::BadRead, disk.failed_reads());
-        let newest = fanfare::Store::state(&*disk).newest;
+        let newest = fanfare::StoreReader::state(&*disk).newest;
         let kept =
             disk.open_again(|synced, newest| synced + shared.below((newest - synced + 1) as usize) as u64);
         let records = disk.all();
@@ -432,7 +432,7 @@ impl World {
         self.end_engine();
         *shared.log.borrow_mut() =
             log_model(&shared.setting, shared.history.borrow().epoch, &shared.topics, &shared.patterns);
-        shared.last_number.set(fanfare::Store::state(&*disk).newest);
+        shared.last_number.set(fanfare::StoreReader::state(&*disk).newest);
         self.begin_engine(Some(disk));
         if let Some(side) = shared.store.borrow_mut().as_mut() {
             side.again = again;

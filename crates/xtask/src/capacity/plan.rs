@@ -211,7 +211,7 @@ mod tests {
     fn what_a_node_does_is_what_arithmetic_by_hand_gives() {
         let done = PerNode::of(&load(), 2.0, &Figures::default());
         assert_eq!((done.subscribers, done.deliveries), (500_000.0, 500_000.0));
-        assert!((done.cores - 2.216_065).abs() < 1e-9, "{}", done.cores);
+        assert!((done.cores - 2.217_765).abs() < 1e-9, "{}", done.cores);
         let memory = 1_073_741_824.0 + 500_000.0 * 4_237.2 + 5_000.0 * 4_096.0;
         assert!((done.memory_bytes - memory).abs() < 1.0, "{}", done.memory_bytes);
         assert!((done.bits_per_second - 2_800.0 * 500_100.0).abs() < 1.0, "{}", done.bits_per_second);
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!((plan.clusters, plan.nodes), (1.0, 2.0));
         // 14 % of the network, and 13.9 % of the cores.
         assert_eq!((plan.used[0].0, plan.used[1].0), (Resource::Network, Resource::Cpu));
-        assert_eq!(plan.share_of(Resource::StreamRate), 0.002);
+        assert_eq!(plan.share_of(Resource::StreamRate), 100.0 / 36_600.0);
     }
 
     /// 10 million deliveries a second are 28 Gbps. With 60 % of 10 Gbps that is five nodes; four would use 70
@@ -243,12 +243,12 @@ mod tests {
         assert!(Plan::new(&load(), &none, &BOUNDS, &Figures::default()).is_err());
     }
 
-    /// 110,000 events a second are more than 60 % of what three streams take, and less than that of four.
+    /// 110,000 events a second are more than 60 % of what five streams take, and less than that of six.
     #[test]
     fn a_rate_beyond_one_stream_divides_the_topics() {
         let fast = Load { events: 110_000.0, audience: 10.0, ..load() };
         let plan = plan(&fast);
-        assert_eq!((plan.clusters, plan.load.events, plan.load.subscribers), (4.0, 27_500.0, 250_000.0));
+        assert_eq!((plan.clusters, plan.load.events, plan.load.subscribers), (6.0, 110_000.0 / 6.0, 1e6 / 6.0));
         // The network of the NATS servers divides it, too: 20,000 large events a second for each of many
         // nodes.
         let large = Load { events: 20_000.0, event_bytes: 10_000.0, audience: 2_000.0, ..load() };
