@@ -10,6 +10,7 @@
 //! duplicate window of the stream sees to it that it is there once.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -55,8 +56,9 @@ pub(crate) struct Submitter {
     queue: mpsc::UnboundedReceiver<Queued>,
     /// What the subjects for acknowledgements begin with.
     inbox: String,
-    /// What the ids of messages of this node begin with.
-    id_prefix: String,
+    /// The key of the ids that this node gives to messages. Other programs see these ids, and must not know the
+    /// next ones: a message with the same id would take the place of an event in silence.
+    ids: RandomState,
     waiting: VecDeque<(Queued, Instant)>,
     batches: HashMap<u64, Batch>,
     in_flight: BTreeMap<u64, Flight>,
@@ -109,7 +111,7 @@ impl Submitter {
     pub(crate) fn new(shared: Arc<Shared>, queue: mpsc::UnboundedReceiver<Queued>) -> Submitter {
         let inbox = shared.link.client().new_inbox();
         Submitter {
-            id_prefix: format!("{RESERVED_ID_PREFIX}{:016x}-", fastrand::u64(..)),
+            ids: RandomState::new(),
             shared,
             queue,
             inbox,
@@ -196,7 +198,8 @@ impl Submitter {
         self.next += 1;
         let limit = self.shared.max_message();
         let events = queued.submission.events();
-        let sizes: Vec<usize> = events.iter().map(|event| self.outgoing(event, 0, false).bytes).collect();
+        let sizes: Vec<usize> =
+            events.iter().map(|event| self.outgoing(event, (0, 0), false).bytes).collect();
         let fitting = sizes.iter().take_while(|bytes| **bytes <= limit).count();
         let unsent = (fitting < events.len()).then_some(SubmitFailure::TooLarge { limit });
         if !queued.submission.begin() {
@@ -233,14 +236,15 @@ impl Submitter {
         }
     }
 
-    /// The event as a message. `flight`: the number that its generated id has.
-    fn outgoing(&self, event: &Event, flight: u64, is_qualified: bool) -> Outgoing {
+    /// The event as a message. `flight`: the number of its flight and of its try, of which its generated id is
+    /// made.
+    fn outgoing(&self, event: &Event, flight: (u64, u64), is_qualified: bool) -> Outgoing {
         let generated;
         let id = match (event.id(), is_qualified) {
             (Some(_), false) => MessageId::Own,
             (Some(_), true) => MessageId::Qualified,
             (None, _) => {
-                generated = format!("{}{flight}", self.id_prefix);
+                generated = format!("{RESERVED_ID_PREFIX}{:016x}", self.ids.hash_one(flight));
                 MessageId::Generated(&generated)
             }
         };
@@ -251,7 +255,8 @@ impl Submitter {
         let Some(flight) = self.in_flight.get(&number) else { return };
         let Some(batch) = self.batches.get(&flight.batch) else { return };
         let event = &batch.queued.submission.events()[flight.index];
-        let Outgoing { subject, headers, payload, .. } = self.outgoing(event, number, flight.is_qualified);
+        let of_flight = (number, flight.foreign_sends);
+        let Outgoing { subject, headers, payload, .. } = self.outgoing(event, of_flight, flight.is_qualified);
         let link = Arc::clone(&self.shared.link);
         let generation = link.generation();
         let reply = format!("{}.{number}.{}", self.inbox, flight.foreign_sends + flight.sends + 1);
@@ -343,8 +348,17 @@ impl Submitter {
         let event =
             self.batches.get(&flight.batch).map(|batch| &batch.queued.submission.events()[flight.index]);
         if event.is_none_or(|event| event.id().is_none()) {
-            // It is of this node, and was sent twice.
-            self.accept(number, Accepted { number: stored, is_duplicate: false });
+            if flight.sends > 1 {
+                // It is of this node, and was sent twice.
+                self.accept(number, Accepted { number: stored, is_duplicate: false });
+                return;
+            }
+            // Another message has this id, by chance or on purpose. The next try has another id.
+            self.shared.link.note_error("a message of another program has an id of this node");
+            flight.foreign_sends += flight.sends;
+            (flight.sends, flight.unanswered) = (0, 0);
+            flight.resend_at = Some(Instant::now());
+            self.looked_at -= TICK;
             return;
         }
         if std::mem::replace(&mut flight.is_compared, true) {

@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fanfare_testkit::chunks::ChunkReader;
 use fanfare_testkit::nats::{NatsOptions, NatsServer};
@@ -20,8 +20,9 @@ use fanfare_testkit::nats::{NatsOptions, NatsServer};
 const NODES: usize = 3;
 const TOPIC: &str = "demo";
 
-/// How long a step may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a server is asked whether it is ready, and the time between.
+const TRIES: u32 = 600;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// One server.
 struct Node {
@@ -41,16 +42,15 @@ impl Node {
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         self.process =
             Some(process.map_err(|error| format!("cannot start {}: {error}", self.program.display()))?);
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        for _ in 0..TRIES {
             if ask(self.address, "GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
             {
                 return Ok(());
             }
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(PAUSE);
         }
-        Err(format!("{} is not ready after {PATIENCE:?}", self.name))
+        Err(format!("{} is not ready after {:?}", self.name, PAUSE * TRIES))
     }
 
     fn kill(&mut self) {

@@ -248,7 +248,10 @@ mod tests {
     fn a_rate_beyond_one_stream_divides_the_topics() {
         let fast = Load { events: 110_000.0, audience: 10.0, ..load() };
         let plan = plan(&fast);
-        assert_eq!((plan.clusters, plan.load.events, plan.load.subscribers), (6.0, 110_000.0 / 6.0, 1e6 / 6.0));
+        assert_eq!(
+            (plan.clusters, plan.load.events, plan.load.subscribers),
+            (6.0, 110_000.0 / 6.0, 1e6 / 6.0)
+        );
         // The network of the NATS servers divides it, too: 20,000 large events a second for each of many
         // nodes.
         let large = Load { events: 20_000.0, event_bytes: 10_000.0, audience: 2_000.0, ..load() };
