@@ -82,6 +82,8 @@ pub(crate) struct Reading {
 }
 
 struct Consumer {
+    api: Api,
+    name: String,
     subscription: Subscriber,
     generation: u64,
     /// The number of the last message, in the count of the consumer.
@@ -207,7 +209,23 @@ impl Reading {
             }
         }
         let pending = created["num_pending"].as_u64().unwrap_or_default();
-        Ok((Consumer { subscription, generation, count: 0 }, pending))
+        let name = created["name"].as_str().unwrap_or_default().to_owned();
+        Ok((Consumer { api: self.api.clone(), name, subscription, generation, count: 0 }, pending))
+    }
+}
+
+impl Drop for Consumer {
+    /// The server would keep it for [`INACTIVE`], and has a bound for the consumers of a stream: subscribers who
+    /// make a node search would use it up.
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.name.is_empty() || self.api.link().generation() != Some(self.generation) {
+            return;
+        }
+        let (api, what) = (self.api.clone(), format!("CONSUMER.DELETE.{}.{}", self.api.stream(), self.name));
+        runtime.spawn(async move {
+            let _ = api.call(&what, &serde_json::Value::Null, CREATION).await;
+        });
     }
 }
 

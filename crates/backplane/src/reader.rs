@@ -480,7 +480,13 @@ async fn catch_up(shared: &Shared) -> Result<u64, String> {
 /// stream, so the search begins when this node has everything that is there.
 async fn find(shared: &Shared, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, String> {
     let newest = catch_up(shared).await?;
-    let filter = Filter { subject: Some(shared.subjects.of_topics(topics)), headers_only: true };
+    let subject = shared.subjects.of_topics(topics);
+    // Most ids that are not in memory are of topics without messages, or of nobody.
+    let last = shared.api.last_message(&subject, STEP).await.map_err(|error| error.to_string())?;
+    if last.is_none() {
+        return Ok(None);
+    }
+    let filter = Filter { subject: Some(subject), headers_only: true };
     let mut width = SEARCHED;
     let (mut reading, mut left) = loop {
         let from = newest.saturating_sub(width).max(shared.first());
