@@ -75,6 +75,8 @@ struct Extent {
     target: AtomicU64,
     /// The consumer delivers, or sends signs of life.
     is_live: AtomicBool,
+    /// Somebody has changed the settings of the stream, so that a node cannot do with it.
+    is_unusable: AtomicBool,
     /// Looks at the stream that have failed since one succeeded.
     failed_looks: AtomicU64,
     is_caught_up: AtomicBool,
@@ -182,6 +184,15 @@ impl Shared {
         self.evaluate();
     }
 
+    /// Notes whether a node can do with the settings of the stream, which may change at any time.
+    pub(crate) fn note_settings(&self, info: &StreamInfo) {
+        let checked = stream::check(&info.config, &self.options);
+        self.extent.is_unusable.store(checked.is_err(), Ordering::Relaxed);
+        if let Err(error) = checked {
+            self.link.note_error(error.to_string());
+        }
+    }
+
     pub(crate) fn set_live(&self, is_live: bool) {
         if self.extent.is_live.swap(is_live, Ordering::AcqRel) != is_live {
             self.evaluate();
@@ -224,6 +235,7 @@ impl Shared {
         let is_caught_up = is_current
             && !self.has_ended()
             && extent.is_live.load(Ordering::Acquire)
+            && !extent.is_unusable.load(Ordering::Relaxed)
             && extent.failed_looks.load(Ordering::Relaxed) < FAILED_LOOKS
             && !is_behind
             && (was || appended >= extent.target.load(Ordering::Relaxed));

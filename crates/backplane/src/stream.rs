@@ -93,7 +93,7 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 /// Compares the settings that the server says with those that a node needs, and with those that it was told.
-fn check(config: &Value, options: &NatsOptions) -> Result<(), ConnectError> {
+pub(crate) fn check(config: &Value, options: &NatsOptions) -> Result<(), ConnectError> {
     let mismatch = |setting: &str, is: String, wanted: &str, advice: &str| {
         let what = format!(
             "the stream {} has the setting {setting} = {is}, and it has to be {wanted}; {advice}, or name another stream",

@@ -385,7 +385,9 @@ impl Submitter {
                 return;
             }
             // It was trimmed, and cannot be compared. It may be another event, with other topics.
-            Ok(None) if flight.is_qualified => return self.accept(number, accepted),
+            Ok(None) if flight.is_qualified => {
+                return self.finish(number, Err(SubmitFailure::Undecided));
+            }
             Ok(None) => None,
             Ok(Some(message)) => message.to_record(&self.shared.subjects),
         };

@@ -150,6 +150,7 @@ impl Watcher {
         } else {
             self.short = None;
         }
+        self.shared.note_settings(info);
         self.shared.note_info(info, generation);
         self.turn += 1;
         if self.turn % 2 == 1 {
