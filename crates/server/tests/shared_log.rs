@@ -154,6 +154,18 @@ on_both_backends! {
         assert_eq!(resume(&late, "a", "earliest").data(3), ["before", "behind", "after"]);
     }
 
+    /// Somebody changes the stream so that it drops events in silence: the servers say so for as long as it lasts.
+    fn a_server_is_not_ready_while_the_stream_cannot_be_used(backend) {
+        let nats = Nats::start();
+        let server = nats.node(backend, &[]);
+        let mut client = nats.server.client().expect("a connection");
+        client.update_stream("FANFARE", &json!({ "max_msgs_per_subject": 1 })).expect("it is changed");
+        expect_ready(&server, 503);
+        server.expect_log("max_msgs_per_subject");
+        client.update_stream("FANFARE", &json!({ "max_msgs_per_subject": -1 })).expect("it is changed");
+        expect_ready(&server, 200);
+    }
+
     /// A program of NATS that answers what it reads is not the stream.
     fn an_answer_of_another_program_is_not_the_stream_s(backend) {
         let nats = Nats::start();

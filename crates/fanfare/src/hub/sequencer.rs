@@ -74,7 +74,10 @@ pub(crate) enum Numbers<'numbers> {
     /// Each gets the next one.
     Next,
     /// A log outside of the process has given them: one for each event, rising, with holes.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
     Given(&'numbers [u64]),
+    /// The same, of events that were checked before: bounds that change meanwhile refuse none of them.
+    Fed(&'numbers [u64]),
 }
 
 /// The result of one try to publish.
@@ -170,7 +173,7 @@ impl Sequencer {
     pub(crate) fn feed(&self, events: &mut VecDeque<Event>, numbers: &[u64]) -> Result<(), ()> {
         let (total, mut position) = (events.len(), None);
         while !events.is_empty() {
-            let numbers = Numbers::Given(&numbers[total - events.len()..]);
+            let numbers = Numbers::Fed(&numbers[total - events.len()..]);
             match self.publish_numbered(events, numbers, Some((&mut position, WaitBy::Thread)), None) {
                 // The publishers of these events wait until they have come back.
                 Attempt::Published { number, .. } => self.shared.waiting.call_up_to(number),
@@ -404,7 +407,7 @@ impl Sequencer {
         if events.is_empty() {
             return Err(Unable::Refused(PublishError::Empty));
         }
-        if let Numbers::Given(given) = numbers {
+        if let Numbers::Given(given) | Numbers::Fed(given) = numbers {
             assert_eq!(given.len(), events.len(), "a number for each event");
             let rises = given.is_sorted_by(|one, next| one < next) && given[0] > state.last_given;
             assert!(rises, "numbers rise");
