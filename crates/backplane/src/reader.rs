@@ -45,6 +45,9 @@ const REST: Duration = Duration::from_millis(200);
 /// Consumers that stay for the next page.
 const MOST_SESSIONS: usize = 3;
 
+/// A consumer that has given a page within this time is in use.
+const BUSY: Duration = Duration::from_millis(500);
+
 /// After so long without a page a consumer goes.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -213,8 +216,15 @@ async fn read_all(
 ) -> Result<Page, String> {
     let mut session = {
         let mut sessions = sessions.lock().await;
+        let is_taken = |session: &Session| session.used.elapsed() < BUSY;
         match sessions.iter().position(|session| session.up_to == after) {
             Some(index) => sessions.swap_remove(index),
+            // Others go on with these consumers. To take one away from them would make each page start anew.
+            None if sessions.len() >= MOST_SESSIONS && sessions.iter().all(is_taken) => {
+                drop(sessions);
+                return read_lines(shared, vec![shared.subjects.all()], |_| true, after, newest, bounds)
+                    .await;
+            }
             None => {
                 let reading = Reading::new(shared.api.clone(), Filter::default(), after + 1);
                 Session { reading, up_to: after, next: None, used: Instant::now() }
@@ -350,6 +360,19 @@ async fn read_topics(
     subjects.sort_unstable();
     subjects.dedup();
     subjects.push(shared.subjects.multi());
+    let is_wanted = |record: &Record| record.event.topics().iter().any(|topic| topics.contains(topic));
+    read_lines(shared, subjects, is_wanted, after, newest, bounds).await
+}
+
+/// The messages of these subjects that are wanted, in order.
+async fn read_lines(
+    shared: &Shared,
+    subjects: Vec<String>,
+    is_wanted: impl Fn(&Record) -> bool,
+    after: u64,
+    newest: u64,
+    bounds: Bounds,
+) -> Result<Page, String> {
     let begin = Instant::now();
     let mut lines: Vec<Line> = subjects.into_iter().map(|subject| Line::new(subject, after)).collect();
     let firsts = lines.iter_mut().map(|line| line.fill(shared, newest, Bounds { records: 1, ..bounds }));
@@ -369,8 +392,7 @@ async fn read_topics(
         steps += 1;
         let Some(message) = lines[index].ready.front() else { break };
         let record = message.to_record(&shared.subjects);
-        let is_wanted = |record: &Record| record.event.topics().iter().any(|topic| topics.contains(topic));
-        if let Some(record) = record.filter(is_wanted) {
+        if let Some(record) = record.filter(&is_wanted) {
             let more = event_bytes(&record.event);
             if !page.records.is_empty() && bytes + more > bounds.bytes {
                 break;

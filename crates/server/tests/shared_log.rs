@@ -166,6 +166,24 @@ on_both_backends! {
         expect_ready(&server, 200);
     }
 
+    /// Each subscriber with an unknown id made consumers that stayed for ten seconds, and NATS has a bound for them:
+    /// 64 such subscribers a second kept all servers from reading the stream anew.
+    fn searches_for_ids_use_up_no_consumers(backend) {
+        let nats = Nats::start();
+        let server = nats.node(backend, &["--retain-events", "1"]);
+        (0..20).for_each(|number| drop(server.publish("a", &number.to_string())));
+        for number in 0..60 {
+            assert_eq!(resume(&server, "a", &format!("unknown-{number}")).header("Fanfare-Gap"), Some("true"));
+        }
+        let mut client = nats.server.client().expect("a connection");
+        let mut count = 0;
+        eventually("the consumers of searches are gone", || {
+            let info = client.stream_info("FANFARE").expect("it is there");
+            count = info["state"]["consumer_count"].as_u64().expect("a count");
+            (count <= 3).then_some(())
+        });
+    }
+
     /// A program of NATS that answers what it reads is not the stream.
     fn an_answer_of_another_program_is_not_the_stream_s(backend) {
         let nats = Nats::start();

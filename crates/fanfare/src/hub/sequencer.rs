@@ -414,9 +414,7 @@ impl Sequencer {
         }
         let scratch = &mut state.scratch;
         let count = self.measure(scratch, events);
-        // What a log outside of the process has is delivered: its bounds were checked before, and may be
-        // others by now.
-        if matches!(numbers, Numbers::Next) {
+        if !matches!(numbers, Numbers::Fed(_)) {
             self.check(events.iter().take(count)).map_err(Unable::Refused)?;
         }
         let repeated = &mut scratch.repeated;
@@ -459,7 +457,7 @@ impl Sequencer {
             }
             seq = match numbers {
                 Numbers::Next => seq + 1,
-                Numbers::Given(given) => given[index],
+                Numbers::Given(given) | Numbers::Fed(given) => given[index],
             };
             // A number that was given is not given again, even where encoding panics.
             state.last_given = seq;
