@@ -72,7 +72,15 @@ pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec
     let newest = common.newest();
     let presence = Arc::new(Presence::new(Duration::ZERO, &limits, 1));
     (
-        Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles, presence, None),
+        Hub::new(
+            common,
+            Clock::start(),
+            limits,
+            SocketOptions::default(),
+            handles,
+            presence,
+            crate::hub::KeptLog::default(),
+        ),
         readers,
         newest,
     )
