@@ -33,10 +33,10 @@ impl FromStr for NatsUrl {
 
     fn from_str(text: &str) -> Result<NatsUrl, InvalidNatsUrl> {
         let scheme = ["nats://", "tls://"].into_iter().find(|scheme| text.starts_with(scheme));
-        let scheme = scheme.ok_or(InvalidNatsUrl("it begins with nats:// or tls://"))?;
+        let scheme = scheme.ok_or(InvalidNatsUrl("an URL of NATS begins with nats:// or tls://"))?;
         let rest = &text[scheme.len()..];
         if rest.contains('@') {
-            let text = "it has no user and no password: write --nats-login FILE or --nats-credentials FILE";
+            let text = "an URL of NATS has no user and no password: write --nats-login FILE or --nats-credentials FILE";
             return Err(InvalidNatsUrl(text));
         }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -53,12 +53,12 @@ impl FromStr for NatsUrl {
             false => !host.is_empty() && host.bytes().all(is_host),
         };
         if !is_legal {
-            return Err(InvalidNatsUrl("behind // it has a host, and nothing behind the port"));
+            return Err(InvalidNatsUrl("an URL of NATS has a host behind //, and nothing behind its port"));
         }
         let is_port =
             |port: &str| port.parse::<u16>().is_ok_and(|number| number > 0 && !port.starts_with('+'));
         if port.is_some_and(|port| !is_port(port)) {
-            return Err(InvalidNatsUrl("its port is not in 1..=65535"));
+            return Err(InvalidNatsUrl("the port of the URL is not in 1..=65535"));
         }
         Ok(NatsUrl(format!("{scheme}{rest}")))
     }
