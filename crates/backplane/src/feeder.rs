@@ -65,13 +65,29 @@ pub(crate) struct Feeder {
     newest: u64,
     /// The newest numbers and their times.
     times: VecDeque<(u64, u64)>,
+    /// Where the stream ended when the consumer had nothing more.
+    end: Option<End>,
+}
+
+/// Where the stream ends.
+struct End {
+    /// Everything up to this number was received then.
+    newest: u64,
+    last: u64,
+    gone: u64,
 }
 
 pub(crate) fn new(shared: Arc<Shared>, after: u64) -> (Feeder, Channel) {
     let (sender, items) = mpsc::channel(CHANNEL_EVENTS);
     let room = Arc::new(Semaphore::new(CHANNEL_BYTES));
-    let feeder =
-        Feeder { shared, items: sender, room: Arc::clone(&room), newest: after, times: VecDeque::new() };
+    let feeder = Feeder {
+        shared,
+        items: sender,
+        room: Arc::clone(&room),
+        newest: after,
+        times: VecDeque::new(),
+        end: None,
+    };
     (feeder, Channel { items, room })
 }
 
@@ -120,6 +136,7 @@ impl Feeder {
                 }
             };
             if taken.is_err() {
+                self.end = None;
                 reading.restart(self.first_to_read());
             }
             if self.items.is_closed() {
@@ -187,23 +204,26 @@ impl Feeder {
 
     /// The consumer has nothing more. Where the stream ends behind what has come, the messages up to there
     /// are gone: dropped by the limits of the stream, or deleted.
+    ///
+    /// What the server had sent when it was asked may still be on its way. It is here before the next sign of life.
     async fn check_end(&mut self) -> Result<(), ()> {
+        if let Some(End { newest, last, gone }) = self.end.take()
+            && newest == self.newest
+        {
+            if gone > newest {
+                self.shared.break_off(LogBreak::Lost { up_to: gone });
+                return Err(());
+            }
+            self.newest = last;
+            self.send(Item::None(last), 0).await;
+            return Ok(());
+        }
         if self.shared.last() <= self.newest {
             return Ok(());
         }
         let info = self.is_same_stream().await?;
-        if info.gone() > self.newest {
-            self.shared.break_off(LogBreak::Lost { up_to: info.gone() });
-            return Err(());
-        }
-        if info.last <= self.newest {
-            return Ok(());
-        }
-        let next = self.shared.api.next_message(self.newest + 1, ">", LOOK).await.map_err(|_| ())?;
-        // A message that is there comes by the consumer.
-        if next.is_none_or(|next| next.stored.number > info.last) {
-            self.newest = info.last;
-            self.send(Item::None(info.last), 0).await;
+        if info.last > self.newest {
+            self.end = Some(End { newest: self.newest, last: info.last, gone: info.gone() });
         }
         Ok(())
     }
