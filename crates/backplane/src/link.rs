@@ -201,7 +201,7 @@ impl Link {
         payload: Bytes,
         patience: Duration,
     ) -> Result<Message, RequestError> {
-        if payload.len() > self.client().max_payload() {
+        if payload.len() > self.with_client(Client::max_payload) {
             return Err(RequestError::TooLarge);
         }
         let generation = self.generation();
@@ -271,19 +271,24 @@ impl Link {
 
     /// The client of the moment.
     pub(crate) fn client(&self) -> Client {
-        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with_client(Client::clone)
+    }
+
+    /// Asks the client of the moment, without a copy of it: this is done for every event.
+    fn with_client<T>(&self, ask: impl FnOnce(&Client) -> T) -> T {
+        ask(&self.client.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The number of the connection, which rises with each new one. `None`: there is none at the moment.
     pub(crate) fn generation(&self) -> Option<u64> {
-        let is_connected =
-            !self.is_dead.load(Ordering::Acquire) && self.client().connection_state() == State::Connected;
+        let is_connected = !self.is_dead.load(Ordering::Acquire)
+            && self.with_client(Client::connection_state) == State::Connected;
         is_connected.then(|| self.connects())
     }
 
     /// Bytes that have come from NATS so far.
     pub(crate) fn received_bytes(&self) -> u64 {
-        self.client().statistics().in_bytes.load(Ordering::Relaxed)
+        self.with_client(|client| client.statistics().in_bytes.load(Ordering::Relaxed))
     }
 
     /// Whether so much has come since there were so many bytes that an answer may be behind it. Signs of life
@@ -294,7 +299,7 @@ impl Link {
 
     /// Connections so far.
     pub(crate) fn connects(&self) -> u64 {
-        let of_client = self.client().statistics().connects.load(Ordering::Acquire);
+        let of_client = self.with_client(|client| client.statistics().connects.load(Ordering::Acquire));
         self.earlier_connects.load(Ordering::Acquire) + of_client
     }
 
