@@ -82,7 +82,7 @@ fn run(options: &Options) -> Outcome<()> {
     catch_up(options, &url)
 }
 
-/// A connection with the stream of one row, which nobody else has used.
+/// A connection with a stream that only this row of the table uses.
 fn backplane(url: &str, stream: &str) -> Outcome<Arc<NatsBackplane>> {
     let prefix = stream.to_lowercase();
     Ok(NatsBackplane::connect(NatsOptions::new([url]).stream(stream).prefix(prefix))?)

@@ -160,7 +160,7 @@ impl Running {
         let (sign, ended) = channel::sync_channel(1);
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             work();
-            // Where nobody waits, nobody needs it.
+            // An error says that no thread waits for this one, and then the sign is not needed.
             let _ = sign.try_send(());
         });
         let failed = |error| {
@@ -240,7 +240,7 @@ async fn attempt(options: &NatsOptions) -> Result<Beginning, ConnectError> {
     let keeps_alive = tokio::spawn(Arc::clone(&link).keep_alive());
     let opened = open(options, link).await;
     if opened.is_err() {
-        // They have the connection, which nobody needs any more.
+        // These tasks own the connection. It is not used any more, and is closed when they end.
         dispatch.abort();
         keeps_alive.abort();
     }

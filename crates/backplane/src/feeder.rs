@@ -205,7 +205,8 @@ impl Feeder {
     /// The consumer has nothing more. Where the stream ends behind what has come, the messages up to there
     /// are gone: dropped by the limits of the stream, or deleted.
     ///
-    /// What the server had sent when it was asked may still be on its way. It is here before the next sign of life.
+    /// What the server had sent when it was asked may still be on its way. It is here before the next sign of
+    /// life.
     async fn check_end(&mut self) -> Result<(), ()> {
         if let Some(End { newest, last, gone }) = self.end.take()
             && newest == self.newest
@@ -313,8 +314,8 @@ pub(crate) async fn went_back(shared: &Shared, what: &str) {
     }
 }
 
-/// Dropped before the end was asked for, it has the engine break off: without what it guards, nothing would
-/// be delivered any more, and nobody would know.
+/// When this guard is dropped before the end was asked for, the engine breaks off. Without the guard a task
+/// or a thread that ends by itself would leave a server that delivers nothing and says that it is ready.
 pub(crate) struct BreaksOff {
     pub(crate) shared: Arc<Shared>,
     pub(crate) what: &'static str,

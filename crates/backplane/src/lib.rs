@@ -54,7 +54,7 @@
 //! - An own id belongs to the topics that it was published to. The stream knows it for the length of its
 //!   duplicate window.
 //! - The events of one publish keep their order while the connection lasts. Where an acknowledgement is
-//!   missing, an event may come behind those that were sent after it.
+//!   missing, an event may stand behind events that were sent later.
 //! - NATS acknowledges before an event is on stable storage, unless `sync_interval: always` is set: a power
 //!   cut of all servers with copies may lose what was acknowledged. Where the numbers go back, the nodes give
 //!   a new epoch, and subscribers learn of a gap.

@@ -71,7 +71,7 @@ pub(crate) struct Link {
     next_request: AtomicU64,
 }
 
-/// Who waits for the answers to a request.
+/// The receiver that waits for the answers to a request.
 enum Waiting {
     One(oneshot::Sender<Message>),
     /// There may be more answers. Their number is bounded by the request.
@@ -128,7 +128,7 @@ impl Link {
         self.client().subscribe(format!("{}.*", self.inbox)).await
     }
 
-    /// Makes a new client where the task of the present one has ended, for as long as it is awaited.
+    /// Makes a new client each time the task of the present one has ended. It runs until it is aborted.
     pub(crate) async fn keep_alive(self: Arc<Self>) {
         loop {
             tokio::time::sleep(CHECK).await;
@@ -174,7 +174,7 @@ impl Link {
         }
     }
 
-    /// Gives answers to those that wait for them, for as long as it is awaited.
+    /// Passes each answer on to the request that waits for it. It runs until it is aborted.
     pub(crate) async fn dispatch(self: Arc<Self>, mut answers: Subscriber) {
         loop {
             let Some(message) = answers.next().await else {

@@ -144,7 +144,7 @@ impl NatsOptions {
     }
 
     /// Refuses a stream that is there and has other replicas, another age, size or duplicate window than
-    /// these options say. Without it, the differences are told: [`crate::NatsBackplane::differences`].
+    /// these options say. Without this option, [`crate::NatsBackplane::differences`] lists what is different.
     #[must_use]
     pub fn strict(self, is_strict: bool) -> NatsOptions {
         NatsOptions { is_strict, ..self }
