@@ -141,7 +141,7 @@ pub(crate) enum Dialect {
 
 /// How a server is spoken to.
 #[derive(Clone, Debug)]
-pub(crate) struct Speech {
+pub(crate) struct RequestTemplates {
     /// Asked once per topic before anybody subscribes.
     pub(crate) prepare: Option<Template>,
     pub(crate) subscribe: Template,
@@ -150,7 +150,7 @@ pub(crate) struct Speech {
 
 impl Dialect {
     /// The templates for a server at `url`.
-    pub(crate) fn speech(self, url: &str) -> Speech {
+    pub(crate) fn templates(self, url: &str) -> RequestTemplates {
         let base = url.trim_end_matches('/');
         let template = |method: &str, url: String, headers: &[&str], body: Option<&str>| Template {
             method: method.to_owned(),
@@ -217,7 +217,7 @@ impl Dialect {
         };
         let prepare = (self == Dialect::DurableStreams)
             .then(|| template("PUT", format!("{base}/{{topic}}"), &[text], None));
-        Speech { prepare, subscribe, publish }
+        RequestTemplates { prepare, subscribe, publish }
     }
 }
 
@@ -238,8 +238,8 @@ mod tests {
     #[test]
     fn placeholders_are_filled_and_other_braces_stay() {
         let mut request = Vec::new();
-        let speech = Dialect::Fanfare.speech("http://h:1/");
-        speech.publish.request(Values { topic: "a", data: "{seq}", sequence: 3 }, &mut request).unwrap();
+        let templates = Dialect::Fanfare.templates("http://h:1/");
+        templates.publish.request(Values { topic: "a", data: "{seq}", sequence: 3 }, &mut request).unwrap();
         let text = String::from_utf8(request).unwrap();
         assert!(text.starts_with("POST /events HTTP/1.1\r\nHost: h:1\r\n"), "{text}");
         assert!(text.ends_with("Content-Length: 28\r\n\r\n{\"topic\":\"a\",\"data\":\"{seq}\"}"), "{text}");
@@ -247,14 +247,14 @@ mod tests {
 
     #[test]
     fn centrifugo_is_asked_for_the_topic_in_json_in_the_query() {
-        let speech = Dialect::Centrifugo.speech("http://h:1");
+        let templates = Dialect::Centrifugo.templates("http://h:1");
         let values = Values { topic: "load-7", data: "x", sequence: 0 };
         let mut request = Vec::new();
-        speech.subscribe.head(values, &mut request).unwrap();
+        templates.subscribe.head(values, &mut request).unwrap();
         let text = String::from_utf8(std::mem::take(&mut request)).unwrap();
         let asked = "/connection/uni_sse?cf_connect=%7B%22subs%22%3A%7B%22load-7%22%3A%7B%7D%7D%7D ";
         assert!(text.contains(asked), "{text}");
-        speech.publish.request(values, &mut request).unwrap();
+        templates.publish.request(values, &mut request).unwrap();
         let text = String::from_utf8(request).unwrap();
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
@@ -264,11 +264,11 @@ mod tests {
     #[test]
     fn every_dialect_makes_requests_that_pass_the_check() {
         for dialect in Dialect::value_variants() {
-            let speech = dialect.speech("http://127.0.0.1:9");
-            speech.subscribe.check().unwrap();
-            speech.publish.check().unwrap();
+            let templates = dialect.templates("http://127.0.0.1:9");
+            templates.subscribe.check().unwrap();
+            templates.publish.check().unwrap();
         }
-        let mut wrong = Dialect::Plain.speech("http://127.0.0.1:9").publish;
+        let mut wrong = Dialect::Plain.templates("http://127.0.0.1:9").publish;
         wrong.headers.push("no header".to_owned());
         assert!(wrong.check().unwrap_err().to_string().contains("Name: value"));
     }

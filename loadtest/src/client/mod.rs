@@ -1,6 +1,6 @@
 //! The crowd: many subscribers on a few threads, each thread with a descriptor table and a loop of its own.
 
-mod book;
+mod observations;
 mod subscriber;
 mod worker;
 
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-pub(crate) use book::{Report, ThreadReport, Timings, record, timings};
+pub(crate) use observations::{Observations, ThreadObservations, Timings, record, timings};
 pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
 
 use crate::failure::{Failure, Outcome};
@@ -105,12 +105,12 @@ pub(crate) enum Command {
     Churn { per_second: f64 },
     /// Tell how many deliveries are owed to those who are there.
     Owed,
-    /// Report: so many events were published to each topic.
+    /// Observations: so many events were published to each topic.
     Finish { published: Arc<Vec<u64>> },
 }
 
 /// What a worker and the conductor share while the run lasts.
-struct Line {
+struct Control {
     commands: Mutex<Vec<Command>>,
     waker: Waker,
     open: AtomicU64,
@@ -154,8 +154,8 @@ impl Common {
 /// The running workers.
 pub(crate) struct Crowd {
     common: Arc<Common>,
-    lines: Vec<Arc<Line>>,
-    handles: Vec<JoinHandle<Option<Report>>>,
+    controls: Vec<Arc<Control>>,
+    handles: Vec<JoinHandle<Option<Observations>>>,
 }
 
 impl Crowd {
@@ -168,9 +168,9 @@ impl Crowd {
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         });
-        let mut lines = Vec::new();
+        let mut controls = Vec::new();
         for _ in 0..plan.threads {
-            lines.push(Arc::new(Line {
+            controls.push(Arc::new(Control {
                 commands: Mutex::default(),
                 waker: Waker::new().map_err(failed)?,
                 open: AtomicU64::new(0),
@@ -181,58 +181,59 @@ impl Crowd {
             }));
         }
         let mut handles = Vec::new();
-        for (index, line) in lines.iter().enumerate() {
-            let (plan, common, line) = (plan.clone(), common.clone(), line.clone());
+        for (index, control) in controls.iter().enumerate() {
+            let (plan, common, control) = (plan.clone(), common.clone(), control.clone());
             let spawned = std::thread::Builder::new()
                 .name(format!("crowd-{index}"))
-                .spawn(move || worker::run(index, &plan, &common, &line))
+                .spawn(move || worker::run(index, &plan, &common, &control))
                 .map_err(failed)?;
             handles.push(spawned);
         }
-        Ok(Crowd { common, lines, handles })
+        Ok(Crowd { common, controls, handles })
     }
 
-    fn sum(&self, value: impl Fn(&Line) -> &AtomicU64) -> u64 {
-        self.lines.iter().map(|line| value(line).load(Ordering::Relaxed)).sum()
+    fn sum(&self, value: impl Fn(&Control) -> &AtomicU64) -> u64 {
+        self.controls.iter().map(|control| value(control).load(Ordering::Relaxed)).sum()
     }
 
     /// Streams that are open now.
     pub(crate) fn open(&self) -> u64 {
-        self.sum(|line| &line.open)
+        self.sum(|control| &control.open)
     }
 
     /// Deliveries of this run's events so far, repeated ones not counted.
     pub(crate) fn delivered(&self) -> u64 {
-        self.sum(|line| &line.delivered)
+        self.sum(|control| &control.delivered)
     }
 
     /// The same for another thread.
     pub(crate) fn delivered_reader(&self) -> Delivered {
-        let lines = self.lines.clone();
-        Arc::new(move || lines.iter().map(|line| line.delivered.load(Ordering::Relaxed)).sum())
+        let controls = self.controls.clone();
+        Arc::new(move || controls.iter().map(|control| control.delivered.load(Ordering::Relaxed)).sum())
     }
 
     /// Asks every worker how many deliveries are owed to those who are there.
     pub(crate) fn ask_owed(&self) {
-        self.lines.iter().for_each(|line| line.owed.store(NO_ANSWER, Ordering::Release));
+        self.controls.iter().for_each(|control| control.owed.store(NO_ANSWER, Ordering::Release));
         self.tell(|| Command::Owed);
     }
 
     /// The answer, when everybody has given it.
     pub(crate) fn owed(&self) -> Option<u64> {
-        let answer =
-            |line: &Arc<Line>| Some(line.owed.load(Ordering::Acquire)).filter(|&owed| owed != NO_ANSWER);
-        self.lines.iter().map(answer).sum()
+        let answer = |control: &Arc<Control>| {
+            Some(control.owed.load(Ordering::Acquire)).filter(|&owed| owed != NO_ANSWER)
+        };
+        self.controls.iter().map(answer).sum()
     }
 
     /// Streams that were opened so far, reopened ones again.
     pub(crate) fn opened(&self) -> u64 {
-        self.sum(|line| &line.opened)
+        self.sum(|control| &control.opened)
     }
 
     /// The kernel's numbers of the threads.
     pub(crate) fn threads(&self) -> Vec<i32> {
-        self.lines.iter().map(|line| line.thread.load(Ordering::Relaxed)).collect()
+        self.controls.iter().map(|control| control.thread.load(Ordering::Relaxed)).collect()
     }
 
     pub(crate) fn stage(&self, stage: Stage) {
@@ -249,18 +250,18 @@ impl Crowd {
 
     /// Tells every worker.
     pub(crate) fn tell(&self, command: impl Fn() -> Command) {
-        for line in &self.lines {
-            lock(&line.commands).push(command());
-            line.waker.wake();
+        for control in &self.controls {
+            lock(&control.commands).push(command());
+            control.waker.wake();
         }
     }
 
     /// Ends the run and collects what each worker saw.
-    pub(crate) fn finish(self, published: Vec<u64>) -> Outcome<Report> {
+    pub(crate) fn finish(self, published: Vec<u64>) -> Outcome<Observations> {
         self.stage(Stage::Over);
         let published = Arc::new(published);
         self.tell(|| Command::Finish { published: published.clone() });
-        let mut whole: Option<Report> = None;
+        let mut whole: Option<Observations> = None;
         for handle in self.handles {
             match handle.join() {
                 Ok(Some(report)) => match &mut whole {

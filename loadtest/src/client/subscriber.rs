@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::http::Framing;
-use crate::ledger::Sequence;
+use crate::sequence::Sequence;
 use crate::sse::{Stream, Unfinished};
 
 /// User memory of one subscriber while its stream is idle.

@@ -15,9 +15,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use super::book::{Book, Report, ThreadReport, coarse_timings, record};
+use super::observations::{Observations, Recorder, ThreadObservations, coarse_timings, record};
 use super::subscriber::{NOTHING_OWED, State, Subscriber};
-use super::{Command, Common, Line, Plan, lock};
+use super::{Command, Common, Control, Plan, lock};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::Failure;
 use crate::sse::Unfinished;
@@ -33,12 +33,12 @@ const READ_BYTES: usize = 64 * 1024;
 /// streams are given.
 const OWED_AFTER: u64 = SECOND;
 /// There is one note of how far the crowd has come in so long.
-const TIDE_INTERVAL: u64 = 10 * MILLISECOND;
+const REACH_INTERVAL: u64 = 10 * MILLISECOND;
 
 /// Runs until told to finish; without a report when it could not start.
-pub(super) fn run(index: usize, plan: &Plan, common: &Common, line: &Line) -> Option<Report> {
-    line.thread.store(sys::thread_id(), Ordering::Relaxed);
-    match Worker::new(index, plan, common, line) {
+pub(super) fn run(index: usize, plan: &Plan, common: &Common, control: &Control) -> Option<Observations> {
+    control.thread.store(sys::thread_id(), Ordering::Relaxed);
+    match Worker::new(index, plan, common, control) {
         Ok(mut worker) => Some(worker.run()),
         Err(error) => {
             common.fail(Failure::new(format!("a client thread cannot start: {error}")));
@@ -51,7 +51,7 @@ struct Worker<'a> {
     index: usize,
     plan: &'a Plan,
     common: &'a Common,
-    line: &'a Line,
+    control: &'a Control,
     poll: Poll,
     /// Made once, all of them; the keys are 0, 1, 2 and so on.
     subscribers: Slab<Subscriber>,
@@ -68,16 +68,16 @@ struct Worker<'a> {
     joining: VecDeque<(u64, u32, u32)>,
     /// When somebody here first had how many of the topic's events, the newer of the two last. Only for who
     /// leaves in a churn, which has one topic.
-    tide: VecDeque<(u64, u64)>,
+    reach: VecDeque<(u64, u64)>,
     /// So many of them somebody here had long enough ago that everybody must have them.
-    ebb: u64,
+    reached_long_ago: u64,
     opening: usize,
     /// When the next connect is due.
     next_connect: u64,
     churn: f64,
     next_churn: u64,
     churned: usize,
-    book: Book,
+    recorder: Recorder,
     scratch: Unfinished,
     buffer: Vec<u8>,
     request: Vec<u8>,
@@ -87,14 +87,14 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(index: usize, plan: &'a Plan, common: &'a Common, line: &'a Line) -> io::Result<Worker<'a>> {
+    fn new(index: usize, plan: &'a Plan, common: &'a Common, control: &'a Control) -> io::Result<Worker<'a>> {
         sys::private_descriptor_table()?;
         if !plan.cores.is_empty() {
             sys::pin(0, &[plan.cores[index % plan.cores.len()]])?;
         }
         // After the table parted: the number of the loop means something only here.
         let poll = Poll::new()?;
-        poll.registry().register(&mut SourceFd(&line.waker.number()), WAKER, Interest::READABLE)?;
+        poll.registry().register(&mut SourceFd(&control.waker.number()), WAKER, Interest::READABLE)?;
         let mine = (index..plan.subscribers()).step_by(plan.threads);
         // Exactly: growing doubles.
         let mut subscribers = Slab::with_capacity(mine.len());
@@ -107,7 +107,7 @@ impl<'a> Worker<'a> {
             index,
             plan,
             common,
-            line,
+            control,
             poll,
             fresh: 0..subscribers.len() as u32,
             queue: VecDeque::new(),
@@ -115,14 +115,14 @@ impl<'a> Worker<'a> {
             retries: BinaryHeap::new(),
             deadlines: VecDeque::new(),
             joining: VecDeque::new(),
-            tide: VecDeque::new(),
-            ebb: 0,
+            reach: VecDeque::new(),
+            reached_long_ago: 0,
             opening: 0,
             next_connect: now,
             churn: 0.0,
             next_churn: u64::MAX,
             churned: 0,
-            book: Book::new(plan),
+            recorder: Recorder::new(plan),
             scratch: Unfinished::default(),
             buffer: vec![0; READ_BYTES],
             request: Vec::new(),
@@ -131,7 +131,7 @@ impl<'a> Worker<'a> {
         })
     }
 
-    fn run(&mut self) -> Report {
+    fn run(&mut self) -> Observations {
         let mut events = Events::with_capacity(BATCH);
         loop {
             match self.poll.poll(&mut events, self.patience()) {
@@ -144,7 +144,7 @@ impl<'a> Worker<'a> {
             let mut told = false;
             for event in &events {
                 if event.token() == WAKER {
-                    self.line.waker.clear();
+                    self.control.waker.clear();
                     told = true;
                 } else if let Err(failure) = self.notified(event) {
                     self.common.fail(failure);
@@ -157,7 +157,7 @@ impl<'a> Worker<'a> {
             if !events.is_empty() {
                 record(&mut self.loop_delay, clock::now() - woken);
             }
-            self.line.delivered.store(self.book.report.deliveries, Ordering::Relaxed);
+            self.control.delivered.store(self.recorder.observations.deliveries, Ordering::Relaxed);
         }
     }
 
@@ -186,7 +186,7 @@ impl<'a> Worker<'a> {
 
     /// Does what the conductor wants; the counts of published events when that is to finish.
     fn obey(&mut self) -> Option<std::sync::Arc<Vec<u64>>> {
-        let commands = std::mem::take(&mut *lock(&self.line.commands));
+        let commands = std::mem::take(&mut *lock(&self.control.commands));
         for command in commands {
             match command {
                 Command::Window => {
@@ -210,7 +210,7 @@ impl<'a> Worker<'a> {
                         subscriber
                             .lost(self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed))
                     });
-                    self.line.owed.store(owed.sum(), Ordering::Release);
+                    self.control.owed.store(owed.sum(), Ordering::Release);
                 }
                 Command::Finish { published } => return Some(published),
             }
@@ -238,8 +238,8 @@ impl<'a> Worker<'a> {
     fn leave(&mut self, index: usize, newcomer: bool) {
         self.close(index);
         if newcomer {
-            let expected = self.ebb(self.subscribers[index].started);
-            self.book.settle(&mut self.subscribers[index], expected);
+            let expected = self.owed_to_leaver(self.subscribers[index].started);
+            self.recorder.settle(&mut self.subscribers[index], expected);
         }
         let subscriber = &mut self.subscribers[index];
         subscriber.owed_from = NOTHING_OWED;
@@ -254,12 +254,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Notes how far the crowd has come.
-    fn tide(&mut self, now: u64) {
-        let reached = self.book.reached;
-        match self.tide.back_mut() {
+    fn note_reach(&mut self, now: u64) {
+        let reached = self.recorder.reached;
+        match self.reach.back_mut() {
             Some((_, last)) if *last == reached => {}
-            Some(last) if last.0 / TIDE_INTERVAL == now / TIDE_INTERVAL => *last = (now, reached),
-            _ => self.tide.push_back((now, reached)),
+            Some(last) if last.0 / REACH_INTERVAL == now / REACH_INTERVAL => *last = (now, reached),
+            _ => self.reach.push_back((now, reached)),
         }
     }
 
@@ -267,22 +267,22 @@ impl<'a> Worker<'a> {
     /// stream was `started` by then: one that the server ended and that was opened again may have it on its
     /// way. How far the publisher is says less: of a server that is late for everybody it would be said that
     /// it lost what is still to come.
-    fn ebb(&mut self, started: u64) -> u64 {
+    fn owed_to_leaver(&mut self, started: u64) -> u64 {
         let patience = self.plan.patience_ns.max(OWED_AFTER);
         let now = clock::now();
-        while let Some(&(when, reached)) = self.tide.front()
+        while let Some(&(when, reached)) = self.reach.front()
             && when + patience <= now
         {
-            self.ebb = reached;
-            self.tide.pop_front();
+            self.reached_long_ago = reached;
+            self.reach.pop_front();
         }
-        if started + patience <= now { self.ebb } else { 0 }
+        if started + patience <= now { self.reached_long_ago } else { 0 }
     }
 
     fn close(&mut self, index: usize) {
         let subscriber = &mut self.subscribers[index];
         match subscriber.state {
-            State::Open => _ = self.line.open.fetch_sub(1, Ordering::Relaxed),
+            State::Open => _ = self.control.open.fetch_sub(1, Ordering::Relaxed),
             State::Connecting | State::Head => self.opening -= 1,
             State::Away => {}
         }
@@ -326,7 +326,7 @@ impl<'a> Worker<'a> {
             }
         }
         if self.churn > 0.0 {
-            self.tide(now);
+            self.note_reach(now);
         }
         let mut churned = 0;
         while self.churn > 0.0 && self.next_churn <= now && churned < self.subscribers.len() {
@@ -353,18 +353,18 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn finish(&mut self, published: &[u64]) -> Report {
+    fn finish(&mut self, published: &[u64]) -> Observations {
         let cpu_ns = sys::thread_cpu_ns() - self.window_cpu;
         for (_, subscriber) in &mut self.subscribers {
             let published = published.get(subscriber.topic as usize).copied().unwrap_or(0);
-            self.book.settle(subscriber, published);
+            self.recorder.settle(subscriber, published);
         }
-        let mut report = std::mem::replace(&mut self.book, Book::new(self.plan)).report;
-        report.threads.push(ThreadReport {
+        let mut observations = std::mem::replace(&mut self.recorder, Recorder::new(self.plan)).observations;
+        observations.threads.push(ThreadObservations {
             cpu_ns,
             loop_delay: std::mem::replace(&mut self.loop_delay, coarse_timings()),
         });
-        report
+        observations
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Starts. `sequences` are the next numbers per topic of the run, shared with whoever settles the books.
+    /// Starts. `sequences` are the next numbers per topic of the run, shared with what counts them at the end.
     pub(crate) fn start(route: Route, pace: Pace, sequences: Arc<Vec<AtomicU64>>) -> Outcome<Publisher> {
         let address = route.template.address()?;
         let progress = Arc::new(AtomicU64::new(0));

@@ -12,7 +12,7 @@ pub(crate) use table::{comparison, figure, summary};
 
 use crate::ask::Asked;
 use crate::client::Timings;
-use crate::ledger::Faults;
+use crate::sequence::Faults;
 
 /// Latency at the usual percentiles.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -1,14 +1,14 @@
 //! The course of a run: open the streams, publish, wait, look at the server, settle.
 
-mod acts;
+mod kinds;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::judge::{self, Evidence};
-use super::look::Look;
 use super::run::progress;
+use super::snapshot::Snapshot;
 use super::{Kind, Load};
 use crate::ask::Askers;
 use crate::client::{Command, Crowd, Group, Stage};
@@ -18,7 +18,7 @@ use crate::publish::{Pace, Publisher, Route};
 use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sys;
-use crate::target::Speech;
+use crate::target::RequestTemplates;
 
 /// Lets memory and timers come to rest before a look at them.
 const SETTLE: u64 = 500 * MILLISECOND;
@@ -31,7 +31,7 @@ const AFTERMATH: u64 = 200 * MILLISECOND;
 pub(super) struct Conductor<'a> {
     pub(super) kind: &'a Kind,
     pub(super) load: &'a Load,
-    pub(super) speech: Speech,
+    pub(super) templates: RequestTemplates,
     pub(super) server: Option<Server>,
     pub(super) groups: Vec<Group>,
     pub(super) names: Arc<Vec<String>>,
@@ -155,7 +155,7 @@ impl Conductor<'_> {
         bar.finish_and_clear();
         self.evidence.opening_ns = clock::now() - started;
         self.rest(SETTLE)?;
-        self.evidence.open = Look::at(self.server, false);
+        self.evidence.open = Snapshot::at(self.server, false);
         self.evidence.own_open = sample::own_bytes();
         Ok(())
     }
@@ -181,7 +181,7 @@ impl Conductor<'_> {
 
     fn route(&self, topic: u32, pipeline: usize) -> Route {
         Route {
-            template: self.speech.publish.clone(),
+            template: self.templates.publish.clone(),
             topics: vec![(topic, self.names[topic as usize].clone())],
             run: self.run_id,
             size: self.load.size,
@@ -322,15 +322,15 @@ impl Conductor<'_> {
         if begins {
             self.watch_client()?;
             self.evidence.delivered_before = self.crowd()?.delivered();
-            self.evidence.window_before = Look::at(self.server, true);
+            self.evidence.window_before = Snapshot::at(self.server, true);
         } else {
-            self.evidence.window_after = Look::at(self.server, true);
+            self.evidence.window_after = Snapshot::at(self.server, true);
             self.evidence.schedule_after = self.schedule()?;
             self.evidence.delivered_after = self.crowd()?.delivered();
             self.rest(AFTERMATH)?;
             if !matches!(self.kind, Kind::Idle(_)) {
                 self.rest(SETTLE)?;
-                self.evidence.last = Look::at(self.server, false);
+                self.evidence.last = Snapshot::at(self.server, false);
             }
         }
         Ok(())
@@ -343,7 +343,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// Closes the books, whatever happened.
+    /// Draws up the report, whatever happened.
     pub(super) fn settle(
         &mut self,
         result: Outcome<()>,
@@ -357,12 +357,12 @@ impl Conductor<'_> {
         if evidence.active_until == 0 {
             evidence.active_until = clock::now();
         }
-        let books = crowd.finish(published)?;
+        let observed = crowd.finish(published)?;
         if self.server.is_none() {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
         }
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
         let case = judge::Case { kind: self.kind, load: self.load, groups: &self.groups, name, published };
-        Ok(judge::judge(&case, evidence, books, result.err(), notes))
+        Ok(judge::judge(&case, evidence, observed, result.err(), notes))
     }
 }

@@ -1,14 +1,14 @@
 //! From what was seen to a report: figures, and whether the run is valid.
 
-use super::look::Look;
+use super::snapshot::Snapshot;
 use super::{Kind, Load};
 use crate::ask::Asked;
-use crate::client::{Group, Report as Books, SUBSCRIBER_BYTES, ThreadReport, Timings, record, timings};
+use crate::client::{Group, Observations, SUBSCRIBER_BYTES, ThreadObservations, Timings, record, timings};
 use crate::clock::{MILLISECOND, SECOND};
 use crate::failure::Failure;
-use crate::ledger::Faults;
 use crate::publish::Tally;
 use crate::report::{Client, ClientThread, Opening, Part, Percentiles, Report, curve, round};
+use crate::sequence::Faults;
 use crate::{sample, sys};
 
 /// A client thread that is this busy, waits for a core included, is no judge of the server.
@@ -33,26 +33,26 @@ pub(super) struct Case<'a> {
 #[derive(Default)]
 pub(super) struct Evidence {
     pub(super) partial: bool,
-    pub(super) before: Look,
+    pub(super) before: Snapshot,
     pub(super) own_before: u64,
     pub(super) opening_ns: u64,
-    pub(super) open: Look,
+    pub(super) open: Snapshot,
     pub(super) own_open: u64,
     pub(super) delivered_before: u64,
     pub(super) delivered_after: u64,
-    pub(super) window_before: Look,
-    pub(super) window_after: Look,
+    pub(super) window_before: Snapshot,
+    pub(super) window_after: Snapshot,
     /// The time in which the client had something to do: from the first publish to the last answer or the
     /// last delivery, without the rest and the patience after it.
     pub(super) active_since: u64,
     pub(super) active_until: u64,
     pub(super) schedule_before: Vec<(u64, u64)>,
     pub(super) schedule_after: Vec<(u64, u64)>,
-    pub(super) last: Look,
-    pub(super) idle: Option<(Look, Look)>,
+    pub(super) last: Snapshot,
+    pub(super) idle: Option<(Snapshot, Snapshot)>,
     pub(super) all_back_ns: Option<u64>,
-    pub(super) stall_before: Option<Look>,
-    pub(super) stall_after: Option<Look>,
+    pub(super) stall_before: Option<Snapshot>,
+    pub(super) stall_after: Option<Snapshot>,
     pub(super) asked: Option<Asked>,
     lag: Option<Timings>,
     answer: Option<Timings>,
@@ -63,7 +63,7 @@ pub(super) struct Evidence {
 
 impl Evidence {
     /// Starts with the look before the first stream.
-    pub(super) fn new(before: Look, own_before: u64) -> Evidence {
+    pub(super) fn new(before: Snapshot, own_before: u64) -> Evidence {
         Evidence { before, own_before, ..Evidence::default() }
     }
 
@@ -89,13 +89,13 @@ impl Evidence {
 pub(super) fn judge(
     case: &Case<'_>,
     evidence: Evidence,
-    books: Books,
+    observed: Observations,
     failure: Option<Failure>,
     notes: Vec<String>,
 ) -> Report {
     let load = case.load;
     let mut faults = Faults::default();
-    for (index, group) in books.faults.iter().enumerate() {
+    for (index, group) in observed.faults.iter().enumerate() {
         let mut group = *group;
         if matches!(case.kind, Kind::Slow(_)) && index == 1 {
             // Those who stall on purpose may be told to go; what they miss is shown apart. What they get has
@@ -118,35 +118,35 @@ pub(super) fn judge(
         subscribers: load.subscribers,
         published: case.published,
         asked: evidence.asked.clone(),
-        deliveries: books.deliveries,
+        deliveries: observed.deliveries,
         lost: faults.lost,
         doubled: faults.doubled,
         out_of_order: faults.out_of_order,
         damaged: faults.damaged,
         misrouted: faults.misrouted,
-        streams_ended: books.ended,
-        streams_cut: books.cut,
-        streams_reopened: books.reopened,
-        missed_while_away: books.missed_away,
-        foreign_events: books.foreign,
-        received_bytes: books.bytes,
+        streams_ended: observed.ended,
+        streams_cut: observed.cut,
+        streams_reopened: observed.reopened,
+        missed_while_away: observed.missed_away,
+        foreign_events: observed.foreign,
+        received_bytes: observed.bytes,
         ..Report::default()
     };
-    opening(&mut report, &evidence, &books);
-    latency(&mut report, case, &books);
-    server(&mut report, case, &evidence, &books);
-    client(&mut report, case, &evidence, &books.threads);
+    opening(&mut report, &evidence, &observed);
+    latency(&mut report, case, &observed);
+    server(&mut report, case, &evidence, &observed);
+    client(&mut report, case, &evidence, &observed.threads);
     if faults.any() && failure.is_none() {
         report.problems.push(format!("deliveries are wrong: {}", faults.told()));
     }
-    if books.ended > 0 {
+    if observed.ended > 0 {
         report.notes.push(format!(
             "the server ended {} streams, {} of them in the middle of something; {} were opened again",
-            books.ended, books.cut, books.reopened
+            observed.ended, observed.cut, observed.reopened
         ));
     }
-    if books.foreign > 0 {
-        report.notes.push(format!("{} events were not this run's and are not counted", books.foreign));
+    if observed.foreign > 0 {
+        report.notes.push(format!("{} events were not this run's and are not counted", observed.foreign));
     }
     report.valid = report.problems.is_empty() && !report.partial;
     report
@@ -165,19 +165,19 @@ fn arrangement(load: &Load) -> String {
     }
 }
 
-fn opening(report: &mut Report, evidence: &Evidence, books: &Books) {
+fn opening(report: &mut Report, evidence: &Evidence, observed: &Observations) {
     let seconds = evidence.opening_ns as f64 / SECOND as f64;
     report.opening = Opening {
-        streams: books.opened,
+        streams: observed.opened,
         seconds: round(seconds),
         per_second: if seconds > 0.0 { round(report.subscribers as f64 / seconds) } else { 0.0 },
-        latency_us: Percentiles::of(&books.opening, 1e3),
+        latency_us: Percentiles::of(&observed.opening, 1e3),
     };
 }
 
-fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
+fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
     let mut all = timings();
-    for (index, part) in books.latency.iter().enumerate() {
+    for (index, part) in observed.latency.iter().enumerate() {
         // What the stalled see is not the server's doing; it is shown apart.
         if !(matches!(case.kind, Kind::Slow(_)) && index % case.groups.len() == 1) {
             let _ = all.add(part);
@@ -192,7 +192,7 @@ fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
         Kind::Mixed(_) => &["big", "small"],
         _ => &[],
     };
-    for (name, part) in names.iter().zip(&books.latency) {
+    for (name, part) in names.iter().zip(&observed.latency) {
         report.parts.push(Part { name: (*name).to_owned(), latency_us: Percentiles::of(part, 1e3) });
     }
     if matches!(case.kind, Kind::Saturate(_)) {
@@ -200,9 +200,9 @@ fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
             .notes
             .push("publishing waits for the subscribers here, so the latency says nothing".to_owned());
     }
-    let seconds = books.last_arrival.saturating_sub(books.first_intended) as f64 / SECOND as f64;
-    if books.measured > 0 && seconds > 0.0 {
-        report.deliveries_per_s = Some(round(books.measured as f64 / seconds));
+    let seconds = observed.last_arrival.saturating_sub(observed.first_intended) as f64 / SECOND as f64;
+    if observed.measured > 0 && seconds > 0.0 {
+        report.deliveries_per_s = Some(round(observed.measured as f64 / seconds));
     }
     // Who left or stalls on purpose is nobody's last subscriber.
     if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics) {
@@ -211,7 +211,7 @@ fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
     let mut last = timings();
     // Only the first group's topics: of a small topic beside a big one nobody asks for the last subscriber.
     let first = &case.groups[0];
-    for (topic, spreads) in books.spreads.iter().enumerate().take(first.topics as usize) {
+    for (topic, spreads) in observed.spreads.iter().enumerate().take(first.topics as usize) {
         let expected = first.subscribers / first.topics as usize
             + usize::from(topic < first.subscribers % first.topics as usize);
         for spread in spreads.iter().filter(|spread| spread.deliveries > 0) {
@@ -226,10 +226,10 @@ fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
     report.last_subscriber_ms = report.last_subscriber_ms_percentiles.as_ref().map(|last| last.p50);
 }
 
-fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, books: &Books) {
+fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &Observations) {
     let streams = report.subscribers as f64;
     let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
-    let used = |from: &Look, to: &Look| -> Option<(f64, f64)> {
+    let used = |from: &Snapshot, to: &Snapshot| -> Option<(f64, f64)> {
         let used = to.cpu.as_ref()?.since(from.cpu.as_ref()?) as f64;
         Some((used, used / to.at.saturating_sub(from.at).max(1) as f64))
     };
@@ -262,11 +262,11 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, books: &Boo
     if let (Some(before), Some(after)) = (&evidence.stall_before, &evidence.stall_after) {
         report.slow_server_bytes_grown = grown(before.user, after.user);
         report.slow_kernel_tcp_bytes_grown = grown(Some(before.kernel.tcp), Some(after.kernel.tcp));
-        report.slow_lost = books.faults.get(1).map(|faults| faults.lost);
+        report.slow_lost = observed.faults.get(1).map(|faults| faults.lost);
     }
 }
 
-fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[ThreadReport]) {
+fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[ThreadObservations]) {
     let active = evidence.active_until.saturating_sub(evidence.active_since).max(1) as f64;
     let mut client = Client {
         publish_lag_us: evidence.lag.as_ref().and_then(|lag| Percentiles::of(lag, 1e3)),
@@ -367,7 +367,7 @@ mod tests {
         evidence.publishing(tally);
         let mut loop_delay = timings();
         record(&mut loop_delay, MILLISECOND);
-        let thread = |&cpu_ns| ThreadReport { cpu_ns, loop_delay: loop_delay.clone() };
+        let thread = |&cpu_ns| ThreadObservations { cpu_ns, loop_delay: loop_delay.clone() };
         let threads: Vec<_> = threads.iter().map(thread).collect();
         let latency_us = Some(Percentiles { p50: latency_us, ..Percentiles::default() });
         let mut report = Report { subscribers: 1, latency_us, ..Report::default() };

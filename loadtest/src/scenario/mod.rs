@@ -1,10 +1,12 @@
 //! Scenarios: what is asked of a server, and how the answer is judged.
 
 mod conductor;
+mod file;
 mod judge;
-mod look;
 mod options;
 mod run;
+mod snapshot;
 
-pub(crate) use options::{Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, read};
+pub(crate) use file::read;
+pub(crate) use options::{Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm};
 pub(crate) use run::{check, run};

@@ -1,6 +1,6 @@
 //! What a run is asked to do: one set of options, which the command line and scenario files share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::clock::parse_duration;
 use crate::failure::{Failure, Outcome};
 use crate::stamp;
-use crate::target::{Dialect, Speech, Template};
+use crate::target::{Dialect, RequestTemplates, Template};
 
 /// Of one run.
 const MOST_SUBSCRIBERS: u64 = 10_000_000;
@@ -262,51 +262,10 @@ impl Kind {
     }
 }
 
-/// Reads a scenario file: `scenario = "..."`, the options of [`Load`] under their long names with
-/// underscores, and the scenario's own under a table of its name.
-pub(crate) fn read(path: &Path) -> Outcome<(Kind, Load)> {
-    let wrong =
-        |what: String| Failure::new(format!("{}: {}", path.display(), what.trim().replace('\n', " ")));
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    parse(&text).map_err(wrong)
-}
-
-fn parse(text: &str) -> Result<(Kind, Load), String> {
-    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
-    let name = match table.remove("scenario") {
-        Some(toml::Value::String(name)) => name,
-        Some(_) | None => return Err("it needs a line `scenario = \"fanout\"`".to_owned()),
-    };
-    let own = table.remove(&name).unwrap_or(toml::Value::Table(toml::Table::new()));
-    fn take<T: serde::de::DeserializeOwned>(name: &str, own: toml::Value) -> Result<T, String> {
-        own.try_into().map_err(|error: toml::de::Error| format!("[{name}]: {error}"))
-    }
-    let nothing = || match &own {
-        toml::Value::Table(table) if table.is_empty() => Ok(()),
-        _ => Err(format!("[{name}]: this scenario has no options of its own")),
-    };
-    let kind = match name.as_str() {
-        "fanout" => nothing().map(|()| Kind::Fanout)?,
-        "topics" => nothing().map(|()| Kind::Topics)?,
-        "idle" => Kind::Idle(take(&name, own)?),
-        "saturate" => Kind::Saturate(take(&name, own)?),
-        "storm" => Kind::Storm(take(&name, own)?),
-        "slow" => Kind::Slow(take(&name, own)?),
-        "churn" => Kind::Churn(take(&name, own)?),
-        "mixed" => Kind::Mixed(take(&name, own)?),
-        _ => {
-            let all = "fanout, idle, saturate, storm, slow, churn, topics, mixed";
-            return Err(format!("there is no scenario `{name}`; there are {all}"));
-        }
-    };
-    let load = toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| error.to_string())?;
-    Ok((kind, load))
-}
-
 impl Load {
     /// The templates, after what was given in particular.
-    pub(crate) fn speech(&self) -> Outcome<Speech> {
-        let mut speech = self.server.speech(&self.url);
+    pub(crate) fn templates(&self) -> Outcome<RequestTemplates> {
+        let mut templates = self.server.templates(&self.url);
         let set = |template: &mut Template, url: &Option<String>, headers: &[String]| {
             if let Some(url) = url {
                 template.url.clone_from(url);
@@ -317,17 +276,17 @@ impl Load {
                 template.headers.push(header.clone());
             }
         };
-        set(&mut speech.subscribe, &self.subscribe_url, &self.subscribe_headers);
-        set(&mut speech.publish, &self.publish_url, &self.publish_headers);
+        set(&mut templates.subscribe, &self.subscribe_url, &self.subscribe_headers);
+        set(&mut templates.publish, &self.publish_url, &self.publish_headers);
         if let Some(method) = &self.publish_method {
-            speech.publish.method.clone_from(method);
+            templates.publish.method.clone_from(method);
         }
         if let Some(body) = &self.publish_body {
-            speech.publish.body = Some(body.clone());
+            templates.publish.body = Some(body.clone());
         }
-        speech.subscribe.check()?;
-        speech.publish.check()?;
-        Ok(speech)
+        templates.subscribe.check()?;
+        templates.publish.check()?;
+        Ok(templates)
     }
 
     /// What the types do not say.
@@ -378,36 +337,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_and_the_command_line_mean_the_same() {
-        let (kind, load) =
-            parse("scenario = \"slow\"\nrate = 50\nduration = \"2m\"\n[slow]\nshare = 0.2\n").unwrap();
-        assert!(matches!(kind, Kind::Slow(Slow { share }) if share == 0.2));
-        assert_eq!(
-            (load.rate, load.duration, load.size),
-            (50.0, Duration::from_secs(120), Load::default().size)
-        );
-    }
-
-    #[test]
-    fn wrong_keys_are_named_with_the_right_ones() {
-        let told = |text: &str| parse(text).unwrap_err();
-        let error = told("scenario = \"fanout\"\nsubscribrs = 5\n");
-        assert!(error.contains("subscribrs") && error.contains("subscribers"), "{error}");
-        let error = told("scenario = \"storm\"\n[storm]\nresume = true\n");
-        assert!(error.contains("[storm]") && error.contains("no_resume"), "{error}");
-        assert!(told("rate = 5").contains("scenario ="));
-        assert!(told("scenario = \"fanuot\"").contains("fanout"));
-        assert!(told("scenario = \"fanout\"\n[fanout]\nx = 1").contains("no options of its own"));
-        assert!(told("scenario = \"fanout\"\nduration = \"soon\"").contains("250ms"));
-    }
-
-    #[test]
     fn overrides_replace_what_the_dialect_says() {
         let mut load = Load { server: Dialect::Mercure, ..Load::default() };
         load.publish_headers =
             vec!["content-type: text/plain".to_owned(), "Authorization: Bearer x".to_owned()];
         load.publish_url = Some("http://h/{topic}".to_owned());
-        let publish = load.speech().unwrap().publish;
+        let publish = load.templates().unwrap().publish;
         assert_eq!(publish.headers, load.publish_headers);
         assert_eq!(publish.url, "http://h/{topic}");
     }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::conductor::Conductor;
 use super::judge::Evidence;
-use super::look::quiet_look;
+use super::snapshot::quiet_snapshot;
 use super::{Kind, Load};
 use crate::client::{Crowd, Group, Plan, Request};
 use crate::clock::{self, nanoseconds};
@@ -21,7 +21,7 @@ use crate::sample::{self, Server};
 use crate::sources::Sources;
 use crate::steer::{Steered, pin_server};
 use crate::sys;
-use crate::target::{Speech, Values};
+use crate::target::{RequestTemplates, Values};
 
 /// Beyond so many topics none is tried before the measurement.
 const TOPICS_TRIED: u32 = 16;
@@ -35,8 +35,8 @@ pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
 /// Runs a scenario. An error is a run that could not start; what went wrong later is in the report.
 pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     check(kind, load)?;
-    let speech = load.speech()?;
-    let target = speech.subscribe.address()?;
+    let templates = load.templates()?;
+    let target = templates.subscribe.address()?;
     if load.steered && !target.ip().is_loopback() {
         return Err(Failure::new(format!(
             "--steered moves the kernel work of loopback, {target} is not on it: leave it out"
@@ -85,7 +85,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     let sequences: Arc<Vec<AtomicU64>> = Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect());
     let plan = Plan {
         target,
-        request: subscribe_request(&speech, &names)?,
+        request: subscribe_request(&templates, &names)?,
         groups: groups.clone(),
         threads,
         cores: load.client_cores.clone(),
@@ -101,15 +101,15 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         run: run_id,
         phases,
     };
-    prepare(&speech, &names, load.quiet)?;
-    let before = quiet_look(server);
+    prepare(&templates, &names, load.quiet)?;
+    let before = quiet_snapshot(server);
     let own_before = sample::own_bytes();
     let started = clock::now();
     let crowd = Crowd::start(plan)?;
     let mut conductor = Conductor {
         kind,
         load,
-        speech,
+        templates,
         server,
         groups,
         names,
@@ -166,8 +166,8 @@ fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
     })
 }
 
-fn subscribe_request(speech: &Speech, names: &Arc<Vec<String>>) -> Outcome<Request> {
-    let (template, names) = (speech.subscribe.clone(), names.clone());
+fn subscribe_request(templates: &RequestTemplates, names: &Arc<Vec<String>>) -> Outcome<Request> {
+    let (template, names) = (templates.subscribe.clone(), names.clone());
     // Tried once here, so that the threads can rely on it.
     template.head(Values { topic: &names[0], ..Values::default() }, &mut Vec::new())?;
     Ok(Box::new(move |topic, into| {
@@ -179,8 +179,8 @@ fn subscribe_request(speech: &Speech, names: &Arc<Vec<String>>) -> Outcome<Reque
 }
 
 /// Creates the topics where a server wants that.
-fn prepare(speech: &Speech, names: &[String], quiet: bool) -> Outcome<()> {
-    let Some(template) = &speech.prepare else { return Ok(()) };
+fn prepare(templates: &RequestTemplates, names: &[String], quiet: bool) -> Outcome<()> {
+    let Some(template) = &templates.prepare else { return Ok(()) };
     let bar = progress("creating topics", names.len() as u64, quiet);
     let mut connection = Connection::new(template.address()?, Arc::default());
     let mut tally = Tally::new();

@@ -73,7 +73,7 @@ impl Worker<'_> {
             Some(libc::EADDRNOTAVAIL) => {
                 let text = format!(
                     "no source port is left after {} streams: give more source addresses with --sources, or widen the range: sysctl -w net.ipv4.ip_local_port_range='1024 65535'",
-                    self.book.report.opened
+                    self.recorder.observations.opened
                 );
                 return Err(Failure::new(text));
             }
@@ -92,7 +92,7 @@ impl Worker<'_> {
             Stage::Live if refused && self.subscribers[index].attempts > 0 => {
                 return Err(Failure::new(format!(
                     "the server died half way: {} streams ended and connecting again is refused",
-                    self.book.report.ended
+                    self.recorder.observations.ended
                 )));
             }
             Stage::Live if self.subscribers[index].attempts >= ATTEMPTS => {
@@ -123,7 +123,7 @@ impl Worker<'_> {
 
     /// Says how far the opening had come, which tells a wrong URL from a limit that was reached.
     pub(super) fn during_opening(&self, what: &str) -> Failure {
-        match self.book.report.opened {
+        match self.recorder.observations.opened {
             0 => Failure::new(what),
             opened => Failure::new(format!(
                 "{what} (this thread had opened {opened} streams before: is a limit reached?)"

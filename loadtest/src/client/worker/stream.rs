@@ -10,7 +10,7 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 
 use super::super::Stage;
-use super::super::book::{Desk, Place, record};
+use super::super::observations::{DeliverySink, Place, record};
 use super::super::subscriber::{NOTHING_OWED, State};
 use super::opening::unfit;
 use super::{OWED_AFTER, READ_BYTES, Worker, token};
@@ -81,7 +81,7 @@ impl Worker<'_> {
     }
 
     pub(super) fn received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
-        self.book.report.bytes += bytes.len() as u64;
+        self.recorder.observations.bytes += bytes.len() as u64;
         if self.subscribers[index].state == State::Open {
             return self.body(index, bytes);
         }
@@ -113,17 +113,17 @@ impl Worker<'_> {
         subscriber.framing = head.framing;
         subscriber.stream.reopen();
         if subscriber.attempts > 0 {
-            self.book.report.reopened += 1;
+            self.recorder.observations.reopened += 1;
             subscriber.attempts = 0;
         }
         if (subscriber.joins || subscriber.skips) && subscriber.owed_from == NOTHING_OWED {
             self.joining.push_back((now + OWED_AFTER, index as u32, subscriber.generation));
         }
         self.opening -= 1;
-        self.line.open.fetch_add(1, Ordering::Relaxed);
-        self.book.report.opened += 1;
-        self.line.opened.store(self.book.report.opened, Ordering::Relaxed);
-        record(&mut self.book.report.opening, now.saturating_sub(subscriber.started));
+        self.control.open.fetch_add(1, Ordering::Relaxed);
+        self.recorder.observations.opened += 1;
+        self.control.opened.store(self.recorder.observations.opened, Ordering::Relaxed);
+        record(&mut self.recorder.observations.opening, now.saturating_sub(subscriber.started));
     }
 
     fn body(&mut self, index: usize, mut bytes: &[u8]) -> Outcome<()> {
@@ -141,10 +141,10 @@ impl Worker<'_> {
             owed_from: subscriber.owed_from,
             sequence: &mut subscriber.sequence,
         };
-        let mut desk = Desk { book: &mut self.book, place, now };
+        let mut sink = DeliverySink { recorder: &mut self.recorder, place, now };
         let over = loop {
             match subscriber.framing.step(&mut bytes) {
-                Ok(Step::Body(body)) => subscriber.stream.feed(body, &mut rest, &mut desk),
+                Ok(Step::Body(body)) => subscriber.stream.feed(body, &mut rest, &mut sink),
                 Ok(Step::More) => break None,
                 Ok(Step::End) => break Some("its body is over".to_owned()),
                 Err(failure) => break Some(failure.to_string()),
@@ -184,9 +184,9 @@ impl Worker<'_> {
                 return Ok(());
             }
         }
-        self.book.report.ended += 1;
+        self.recorder.observations.ended += 1;
         if !subscriber.may_end() {
-            self.book.report.cut += 1;
+            self.recorder.observations.cut += 1;
         }
         self.again(index);
         Ok(())

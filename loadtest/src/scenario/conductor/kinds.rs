@@ -5,9 +5,9 @@ use crate::client::Command;
 use crate::clock::{self, MILLISECOND, SECOND, nanoseconds};
 use crate::failure::{Failure, Outcome};
 use crate::publish::{Pace, Publisher};
-use crate::scenario::look::Look;
 use crate::scenario::options::Idle;
 use crate::scenario::run::progress;
+use crate::scenario::snapshot::Snapshot;
 
 impl Conductor<'_> {
     pub(super) fn idle(&mut self, idle: &Idle) -> Outcome<()> {
@@ -17,14 +17,14 @@ impl Conductor<'_> {
             self.rest((settled - clock::now().min(settled)).min(100 * MILLISECOND))?;
         }
         let bar = progress("idle", self.load.duration.as_secs(), self.load.quiet);
-        let begin = Look::at(self.server, true);
+        let begin = Snapshot::at(self.server, true);
         let end = clock::now() + nanoseconds(self.load.duration);
         while clock::now() < end {
             self.rest((end - clock::now().min(end)).min(100 * MILLISECOND))?;
             bar.set_position((clock::now() - begin.at) / SECOND);
         }
         bar.finish_and_clear();
-        self.evidence.idle = Some((begin, Look::at(self.server, true)));
+        self.evidence.idle = Some((begin, Snapshot::at(self.server, true)));
         // While nothing was published the client had nothing to do.
         self.watch_client()?;
         let pace = Pace::Schedule { start: clock::now(), rate: self.load.rate, burst: 1, count: events };
@@ -32,7 +32,7 @@ impl Conductor<'_> {
         self.attend(vec![publisher], events, |_| Ok(()))?;
         self.outstanding()?;
         self.rest(SETTLE)?;
-        self.evidence.last = Look::at(self.server, false);
+        self.evidence.last = Snapshot::at(self.server, false);
         Ok(())
     }
 
@@ -73,13 +73,13 @@ impl Conductor<'_> {
         self.attend(publishers, self.count, |this| {
             if !stalled && clock::now() >= due {
                 stalled = true;
-                this.evidence.stall_before = Some(Look::at(this.server, false));
+                this.evidence.stall_before = Some(Snapshot::at(this.server, false));
                 this.crowd()?.tell(|| Command::Stall { group: 1, stalled: true });
             }
             Ok(())
         })?;
         self.rest(100 * MILLISECOND)?;
-        self.evidence.stall_after = Some(Look::at(self.server, false));
+        self.evidence.stall_after = Some(Snapshot::at(self.server, false));
         self.crowd()?.tell(|| Command::Stall { group: 1, stalled: false });
         Ok(())
     }

@@ -1,11 +1,11 @@
-//! What a worker writes down, and how the books of several are added up.
+//! What a worker writes down, and how what several have written down is added up.
 
 use hdrhistogram::Histogram;
 
 use super::Plan;
 use super::subscriber::{NOTHING_OWED, Subscriber};
 use crate::clock;
-use crate::ledger::{Faults, Seen};
+use crate::sequence::{Faults, Seen};
 use crate::sse::Sink;
 use crate::stamp::Stamp;
 
@@ -52,7 +52,7 @@ pub(crate) struct Spread {
 }
 
 /// Everything that was seen.
-pub(crate) struct Report {
+pub(crate) struct Observations {
     /// Per phase and group: `phase * groups + group`.
     pub(crate) latency: Vec<Timings>,
     /// Per group.
@@ -79,20 +79,20 @@ pub(crate) struct Report {
     /// Events with data of another kind, and events of other runs.
     pub(crate) foreign: u64,
     pub(crate) bytes: u64,
-    pub(crate) threads: Vec<ThreadReport>,
+    pub(crate) threads: Vec<ThreadObservations>,
 }
 
 /// How a client thread fared in the measured window.
-pub(crate) struct ThreadReport {
+pub(crate) struct ThreadObservations {
     /// Processor time used since the window began.
     pub(crate) cpu_ns: u64,
     /// How long a batch of notifications kept the loop: what came meanwhile waited so long at most.
     pub(crate) loop_delay: Timings,
 }
 
-/// A worker's book.
-pub(crate) struct Book {
-    pub(super) report: Report,
+/// A worker's recorder.
+pub(crate) struct Recorder {
+    pub(super) observations: Observations,
     groups: usize,
     run: u32,
     phases: Vec<u64>,
@@ -101,12 +101,12 @@ pub(crate) struct Book {
     pub(super) reached: u64,
 }
 
-impl Book {
-    pub(super) fn new(plan: &Plan) -> Book {
+impl Recorder {
+    pub(super) fn new(plan: &Plan) -> Recorder {
         let groups = plan.groups.len();
         let watched = if plan.topics() <= TOPICS_WATCHED { plan.topics() } else { 0 };
-        Book {
-            report: Report {
+        Recorder {
+            observations: Observations {
                 latency: (0..groups * plan.phases.len()).map(|_| timings()).collect(),
                 faults: vec![Faults::default(); groups],
                 spreads: vec![Vec::new(); watched as usize],
@@ -135,19 +135,19 @@ impl Book {
     /// Closes a subscriber's account: what it was owed of the first `published` events of its topic is there
     /// or lost.
     pub(super) fn settle(&mut self, subscriber: &mut Subscriber, published: u64) {
-        self.report.faults[usize::from(subscriber.group)].lost += subscriber.lost(published);
+        self.observations.faults[usize::from(subscriber.group)].lost += subscriber.lost(published);
         if subscriber.skips && subscriber.owed_from != NOTHING_OWED {
-            self.report.missed_away += subscriber.sequence.skip_to(u64::from(subscriber.owed_from));
+            self.observations.missed_away += subscriber.sequence.skip_to(u64::from(subscriber.owed_from));
         }
     }
 
     fn delivery(&mut self, subscriber: &mut Place<'_>, stamp: &Stamp, now: u64) {
-        let report = &mut self.report;
+        let observations = &mut self.observations;
         if stamp.run != self.run {
-            report.foreign += 1;
+            observations.foreign += 1;
             return;
         }
-        let faults = &mut report.faults[usize::from(subscriber.group)];
+        let faults = &mut observations.faults[usize::from(subscriber.group)];
         if stamp.topic != subscriber.topic {
             faults.misrouted += 1;
             return;
@@ -159,7 +159,7 @@ impl Book {
         }
         if *subscriber.skips {
             *subscriber.skips = false;
-            report.missed_away += subscriber.sequence.skip_to(stamp.sequence.min(owed_from));
+            observations.missed_away += subscriber.sequence.skip_to(stamp.sequence.min(owed_from));
         }
         match subscriber.sequence.see(stamp.sequence) {
             Seen::New => {}
@@ -169,16 +169,16 @@ impl Book {
                 return;
             }
         }
-        report.deliveries += 1;
+        observations.deliveries += 1;
         self.reached = self.reached.max(stamp.sequence + 1);
         let Some(phase) = self.phases.iter().rposition(|&first| stamp.sequence >= first) else { return };
         let latency = now.saturating_sub(stamp.intended);
-        record(&mut report.latency[phase * self.groups + usize::from(subscriber.group)], latency);
-        report.measured += 1;
-        report.first_intended = report.first_intended.min(stamp.intended);
-        report.last_arrival = report.last_arrival.max(now);
+        record(&mut observations.latency[phase * self.groups + usize::from(subscriber.group)], latency);
+        observations.measured += 1;
+        observations.first_intended = observations.first_intended.min(stamp.intended);
+        observations.last_arrival = observations.last_arrival.max(now);
         if stamp.topic < self.watched && stamp.sequence < EVENTS_WATCHED {
-            let spreads = &mut report.spreads[stamp.topic as usize];
+            let spreads = &mut observations.spreads[stamp.topic as usize];
             let index = stamp.sequence as usize;
             if spreads.len() <= index {
                 spreads.resize(index + 1, Spread::default());
@@ -196,31 +196,31 @@ pub(super) struct Place<'a> {
     pub(super) joins: &'a mut bool,
     pub(super) skips: &'a mut bool,
     pub(super) owed_from: u32,
-    pub(super) sequence: &'a mut crate::ledger::Sequence,
+    pub(super) sequence: &'a mut crate::sequence::Sequence,
 }
 
-/// A subscriber's line to the book during one read; all it reads arrived at `now`.
-pub(super) struct Desk<'a> {
-    pub(super) book: &'a mut Book,
+/// What a subscriber's parser gives its events to during one read; all it reads arrived at `now`.
+pub(super) struct DeliverySink<'a> {
+    pub(super) recorder: &'a mut Recorder,
     pub(super) place: Place<'a>,
     pub(super) now: u64,
 }
 
-impl Sink for Desk<'_> {
+impl Sink for DeliverySink<'_> {
     fn event(&mut self, stamps: &[Stamp], damaged: u64) {
         if stamps.is_empty() && damaged == 0 {
-            self.book.report.foreign += 1;
+            self.recorder.observations.foreign += 1;
         }
-        self.book.report.faults[usize::from(self.place.group)].damaged += damaged;
+        self.recorder.observations.faults[usize::from(self.place.group)].damaged += damaged;
         for stamp in stamps {
-            self.book.delivery(&mut self.place, stamp, self.now);
+            self.recorder.delivery(&mut self.place, stamp, self.now);
         }
     }
 }
 
-impl Report {
+impl Observations {
     /// Adds another worker's.
-    pub(crate) fn add(&mut self, other: Report) {
+    pub(crate) fn add(&mut self, other: Observations) {
         for (mine, theirs) in self.latency.iter_mut().zip(&other.latency) {
             // It grows as far as the other, so adding cannot fail.
             let _ = mine.add(theirs);
