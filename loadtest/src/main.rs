@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 }
 
 fn one_run(kind: &Kind, load: &Load) -> Outcome<ExitCode> {
-    let report = scenario::run(kind, load, &load.url)?;
+    let report = scenario::run(kind, load, &load.target_name())?;
     println!("{}", summary(&report));
     if let Some(path) = &load.json {
         write_json(path, &report)?;

@@ -49,7 +49,8 @@ impl Url {
     }
 }
 
-/// A request with `{topic}`, `{data}` and `{seq}` in it. Other braces are plain text, so JSON needs no
+/// A request with `{topic}`, `{data}` and `{seq}` in it, and the data escaped for JSON as `{data:json}` and for
+/// a form or a URL as `{data:url}`. Other braces are plain text, so JSON needs no
 /// escaping.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Template {
@@ -68,9 +69,28 @@ pub(crate) struct Values<'a> {
 }
 
 fn fill(text: &str, values: Values<'_>) -> String {
-    text.replace("{topic}", values.topic)
-        .replace("{seq}", &values.sequence.to_string())
-        .replace("{data}", values.data)
+    let mut filled = text.replace("{topic}", values.topic).replace("{seq}", &values.sequence.to_string());
+    // What is not asked for is not made.
+    if filled.contains("{data:json}") {
+        let quoted = serde_json::Value::from(values.data).to_string();
+        filled = filled.replace("{data:json}", &quoted[1..quoted.len() - 1]);
+    }
+    if filled.contains("{data:url}") {
+        filled = filled.replace("{data:url}", &percent_encoded(values.data));
+    }
+    filled.replace("{data}", values.data)
+}
+
+/// As a form or a query has it (RFC 3986, section 2.1): everything but unreserved characters.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(byte as char),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
 }
 
 impl Template {
@@ -83,6 +103,36 @@ impl Template {
             if !named || header.contains(['\r', '\n']) {
                 return Err(Failure::new(format!("`{header}` is no header: write `Name: value`")));
             }
+        }
+        Ok(())
+    }
+
+    /// The URL with these values.
+    pub(crate) fn filled_url(&self, values: Values<'_>) -> String {
+        fill(&self.url, values)
+    }
+
+    /// Checks that data with line ends, quotes and characters beyond ASCII can go through it.
+    pub(crate) fn check_text(&self, dialect: Dialect) -> Outcome<()> {
+        let wrong = |text: &str| Err(Failure::new(format!("--payload text: {text}")));
+        match dialect {
+            Dialect::Pushpin => {
+                return wrong("the line of data that Pushpin is given here cannot have line ends");
+            }
+            Dialect::Centrifugo => {
+                return wrong("Centrifugo delivers the data inside JSON, which changes it");
+            }
+            _ => {}
+        }
+        if self.url.contains("{data}") || self.headers.iter().any(|header| header.contains("{data}")) {
+            return wrong("{data} in a URL or a header has to be {data:url}");
+        }
+        let is_json = self.headers.iter().any(|header| header.to_ascii_lowercase().contains("json"));
+        let is_form = self.headers.iter().any(|header| header.contains("x-www-form-urlencoded"));
+        let body = self.body.as_deref().unwrap_or("");
+        if body.contains("{data}") && (is_json || is_form) {
+            let escaped = if is_json { "{data:json}" } else { "{data:url}" };
+            return wrong(&format!("{{data}} in the body has to be {escaped}"));
         }
         Ok(())
     }
@@ -167,7 +217,7 @@ impl Dialect {
                     "POST",
                     format!("{base}/events"),
                     &["Content-Type: application/json"],
-                    Some(r#"{"topic":"{topic}","data":"{data}"}"#),
+                    Some(r#"{"topic":"{topic}","data":"{data:json}"}"#),
                 ),
             ),
             Dialect::Nchan => (
@@ -180,7 +230,7 @@ impl Dialect {
                     "POST",
                     format!("{base}/.well-known/mercure"),
                     &["Content-Type: application/x-www-form-urlencoded"],
-                    Some("topic={topic}&data={data}"),
+                    Some("topic={topic}&data={data:url}"),
                 ),
             ),
             Dialect::DurableStreams => (
@@ -207,7 +257,7 @@ impl Dialect {
                     "POST",
                     format!("{base}/api/publish"),
                     &["Content-Type: application/json"],
-                    Some(r#"{"channel":"{topic}","data":"{data}"}"#),
+                    Some(r#"{"channel":"{topic}","data":"{data:json}"}"#),
                 ),
             ),
             Dialect::Plain => (

@@ -1,6 +1,8 @@
 //! The crowd: many subscribers on a few threads, each thread with a descriptor table and a loop of its own.
 
+mod ids;
 mod observations;
+mod series;
 mod subscriber;
 mod worker;
 
@@ -9,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+pub(crate) use ids::IdFigures;
 pub(crate) use observations::{Observations, ThreadObservations, Timings, record, timings};
+pub(crate) use series::{Second, Series};
 pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
 
 use crate::failure::{Failure, Outcome};
@@ -56,6 +60,20 @@ pub(crate) struct Plan {
     pub(crate) run: u32,
     /// Sequence numbers at which a new latency histogram begins; what is below the first is not measured.
     pub(crate) phases: Vec<u64>,
+    /// When the run began.
+    pub(crate) start: u64,
+    /// Events that are not this run's are judged, too.
+    pub(crate) listens: bool,
+    /// A stream that ends is opened again.
+    pub(crate) comes_back: bool,
+    /// A stream that cannot be opened is counted by its kind, and does not end the run.
+    pub(crate) counts_errors: bool,
+    /// The longest line and the longest data of an event, in bytes.
+    pub(crate) line_bytes: usize,
+    /// The silence of a stream that is too long.
+    pub(crate) silence_ns: u64,
+    /// The group that stalls on purpose, and its receive buffers: small, so that its backlog is the server's.
+    pub(crate) stalls: Option<(u8, usize)>,
 }
 
 impl Plan {
@@ -99,8 +117,10 @@ pub(crate) enum Command {
     Window,
     /// Stop reading from all of a group, or read again.
     Stall { group: u8, stalled: bool },
-    /// Close every stream and open it again at once.
-    DropAll,
+    /// Close every stream, and open none.
+    CutAll,
+    /// Open every stream again at once.
+    Return,
     /// So many subscribers a second leave, and as many join; 0 ends it. Over all threads.
     Churn { per_second: f64 },
     /// Tell how many deliveries are owed to those who are there.
@@ -115,7 +135,13 @@ struct Control {
     waker: Waker,
     open: AtomicU64,
     opened: AtomicU64,
+    /// Subscribers whose first stream could not be opened, and those whose stream ended for good.
+    failed: AtomicU64,
+    over: AtomicU64,
     delivered: AtomicU64,
+    damaged: AtomicU64,
+    /// Bytes that wait in the receive buffers of the streams that stall, when that was asked last.
+    waiting: AtomicU64,
     /// The answer to [`Command::Owed`]; [`NO_ANSWER`] before it.
     owed: AtomicU64,
     thread: AtomicI32,
@@ -175,7 +201,11 @@ impl Crowd {
                 waker: Waker::new().map_err(failed)?,
                 open: AtomicU64::new(0),
                 opened: AtomicU64::new(0),
+                failed: AtomicU64::new(0),
+                over: AtomicU64::new(0),
+                waiting: AtomicU64::new(0),
                 delivered: AtomicU64::new(0),
+                damaged: AtomicU64::new(0),
                 owed: AtomicU64::new(NO_ANSWER),
                 thread: AtomicI32::new(0),
             }));
@@ -199,6 +229,26 @@ impl Crowd {
     /// Streams that are open now.
     pub(crate) fn open(&self) -> u64 {
         self.sum(|control| &control.open)
+    }
+
+    /// Subscribers whose first stream could not be opened.
+    pub(crate) fn failed(&self) -> u64 {
+        self.sum(|control| &control.failed)
+    }
+
+    /// Subscribers whose stream ended and is not opened again.
+    pub(crate) fn over(&self) -> u64 {
+        self.sum(|control| &control.over)
+    }
+
+    /// Bytes in the receive buffers of the streams that stalled, at the time when they read again.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.sum(|control| &control.waiting)
+    }
+
+    /// Events so far that were cut short or changed.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.sum(|control| &control.damaged)
     }
 
     /// Deliveries of this run's events so far, repeated ones not counted.

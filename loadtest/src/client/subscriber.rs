@@ -45,6 +45,14 @@ pub(crate) struct Subscriber {
     /// until its stream has been open for a while; 4 bytes, because 8 would make every subscriber 8 larger.
     pub(super) owed_from: u32,
     pub(super) stalled: bool,
+    /// A heartbeat came on one of its streams.
+    pub(super) had_heartbeat: bool,
+    /// One of its streams was silent for too long.
+    pub(super) was_silent: bool,
+    /// When something came last, and when the last event of somebody else came: in the recorder's short form;
+    /// 0: never.
+    pub(super) heard: u32,
+    pub(super) event_at: u32,
     pub(super) framing: Framing,
     pub(super) stream: Stream,
     pub(super) sequence: Sequence,
@@ -69,6 +77,10 @@ impl Subscriber {
             skips: false,
             owed_from: NOTHING_OWED,
             stalled: false,
+            had_heartbeat: false,
+            was_silent: false,
+            heard: 0,
+            event_at: 0,
             framing: Framing::Close,
             stream: Stream::default(),
             sequence: Sequence::default(),

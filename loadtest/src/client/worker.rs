@@ -4,7 +4,7 @@ mod opening;
 mod stream;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
@@ -32,8 +32,6 @@ const READ_BYTES: usize = 64 * 1024;
 /// answer a little before it has entered the stream wherever it looks when it publishes. Twice what the first
 /// streams are given.
 const OWED_AFTER: u64 = SECOND;
-/// There is one note of how far the crowd has come in so long.
-const REACH_INTERVAL: u64 = 10 * MILLISECOND;
 
 /// Runs until told to finish; without a report when it could not start.
 pub(super) fn run(index: usize, plan: &Plan, common: &Common, control: &Control) -> Option<Observations> {
@@ -45,6 +43,13 @@ pub(super) fn run(index: usize, plan: &Plan, common: &Common, control: &Control)
             None
         }
     }
+}
+
+/// A subscriber that is about to leave.
+struct Leaver {
+    /// How many of the topic's events it has to have.
+    owed: u64,
+    generation: u32,
 }
 
 struct Worker<'a> {
@@ -66,11 +71,11 @@ struct Worker<'a> {
     /// Streams that opened while events were published, with the time from which they are owed what follows,
     /// and the generation.
     joining: VecDeque<(u64, u32, u32)>,
-    /// When somebody here first had how many of the topic's events, the newer of the two last. Only for who
-    /// leaves in a churn, which has one topic.
-    reach: VecDeque<(u64, u64)>,
-    /// So many of them somebody here had long enough ago that everybody must have them.
-    reached_long_ago: u64,
+    /// Subscribers that are about to leave, and until when, with the generation.
+    leaving: HashMap<u32, Leaver>,
+    leaving_until: VecDeque<(u64, u32, u32)>,
+    /// All streams are cut, and none is opened.
+    away: bool,
     opening: usize,
     /// When the next connect is due.
     next_connect: u64,
@@ -115,8 +120,9 @@ impl<'a> Worker<'a> {
             retries: BinaryHeap::new(),
             deadlines: VecDeque::new(),
             joining: VecDeque::new(),
-            reach: VecDeque::new(),
-            reached_long_ago: 0,
+            leaving: HashMap::new(),
+            leaving_until: VecDeque::new(),
+            away: false,
             opening: 0,
             next_connect: now,
             churn: 0.0,
@@ -158,13 +164,15 @@ impl<'a> Worker<'a> {
                 record(&mut self.loop_delay, clock::now() - woken);
             }
             self.control.delivered.store(self.recorder.observations.deliveries, Ordering::Relaxed);
+            let damaged = self.recorder.observations.faults.iter().map(|faults| faults.damaged).sum();
+            self.control.damaged.store(damaged, Ordering::Relaxed);
         }
     }
 
     /// How long there is nothing to do but wait.
     fn patience(&self) -> Option<Duration> {
         let mut due = u64::MAX;
-        if !(self.queue.is_empty() && self.fresh.is_empty()) && self.opening < self.burst() {
+        if !(self.queue.is_empty() && self.fresh.is_empty()) && self.opening < self.burst() && !self.away {
             due = self.next_connect;
         }
         if let Some(&Reverse((when, _))) = self.retries.peek() {
@@ -173,8 +181,10 @@ impl<'a> Worker<'a> {
         if let Some(&(when, ..)) = self.deadlines.front() {
             due = due.min(when);
         }
-        if let Some(&(when, ..)) = self.joining.front() {
-            due = due.min(when);
+        for queue in [&self.joining, &self.leaving_until] {
+            if let Some(&(when, ..)) = queue.front() {
+                due = due.min(when);
+            }
         }
         due = due.min(self.next_churn);
         (due < u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(clock::now())))
@@ -194,13 +204,8 @@ impl<'a> Worker<'a> {
                     self.loop_delay.reset();
                 }
                 Command::Stall { group, stalled } => self.stall(group, stalled),
-                Command::DropAll => {
-                    for index in 0..self.subscribers.len() {
-                        if self.subscribers[index].state == State::Open {
-                            self.leave(index, false);
-                        }
-                    }
-                }
+                Command::CutAll => self.cut_all(),
+                Command::Return => self.away = false,
                 Command::Churn { per_second } => {
                     self.churn = per_second / self.plan.threads as f64;
                     self.next_churn = if self.churn > 0.0 { clock::now() } else { u64::MAX };
@@ -219,12 +224,14 @@ impl<'a> Worker<'a> {
     }
 
     fn stall(&mut self, group: u8, stalled: bool) {
+        let mut waiting = 0;
         for (index, subscriber) in &mut self.subscribers {
             let (Some(socket), true) = (&subscriber.socket, subscriber.group == group) else { continue };
             subscriber.stalled = stalled;
             if stalled {
                 continue;
             }
+            waiting += sys::unread(socket.as_raw_fd()).unwrap_or(0);
             // What came meanwhile was notified and left alone; now it is notified again.
             let (fd, token) = (socket.as_raw_fd(), token(index, subscriber));
             if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&fd), token, Interest::READABLE)
@@ -232,55 +239,66 @@ impl<'a> Worker<'a> {
                 self.common.fail(Failure::new(format!("epoll_ctl: {error}")));
             }
         }
+        self.control.waiting.store(waiting, Ordering::Relaxed);
     }
 
-    /// A subscriber leaves on our account and comes again at once: the same one, or a newcomer.
-    fn leave(&mut self, index: usize, newcomer: bool) {
+    /// A subscriber is about to leave for good, and another one will come in its place. It stays until it has
+    /// got what was published so far, or has waited for long enough.
+    fn begin_to_leave(&mut self, index: usize) {
+        let subscriber = &self.subscribers[index];
+        let owed = self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed);
+        if subscriber.lost(owed) == 0 {
+            return self.leave(index, owed);
+        }
+        let until = clock::now() + self.plan.patience_ns;
+        self.leaving.insert(index as u32, Leaver { owed, generation: subscriber.generation });
+        self.leaving_until.push_back((until, index as u32, subscriber.generation));
+    }
+
+    /// A subscriber that is about to leave has got something, or its time is up.
+    pub(super) fn leave_if_done(&mut self, index: usize, time_is_up: bool) {
+        let Some(&Leaver { owed, generation }) = self.leaving.get(&(index as u32)) else { return };
+        let subscriber = &self.subscribers[index];
+        if subscriber.generation == generation && (time_is_up || subscriber.lost(owed) == 0) {
+            self.leaving.remove(&(index as u32));
+            self.leave(index, owed);
+        }
+    }
+
+    /// It leaves, is judged for what it was owed, and a newcomer takes its place.
+    fn leave(&mut self, index: usize, owed: u64) {
         self.close(index);
-        if newcomer {
-            let expected = self.owed_to_leaver(self.subscribers[index].started);
-            self.recorder.settle(&mut self.subscribers[index], expected);
-        }
         let subscriber = &mut self.subscribers[index];
+        self.recorder.settle(subscriber, owed);
         subscriber.owed_from = NOTHING_OWED;
-        if newcomer {
-            subscriber.stream = Default::default();
-            subscriber.sequence = Default::default();
-            subscriber.joins = true;
-        } else {
-            subscriber.skips = !self.plan.resume && !subscriber.joins;
-        }
+        subscriber.stream = Default::default();
+        subscriber.sequence = Default::default();
+        subscriber.joins = true;
         self.queue.push_back(index as u32);
     }
 
-    /// Notes how far the crowd has come.
-    fn note_reach(&mut self, now: u64) {
-        let reached = self.recorder.reached;
-        match self.reach.back_mut() {
-            Some((_, last)) if *last == reached => {}
-            Some(last) if last.0 / REACH_INTERVAL == now / REACH_INTERVAL => *last = (now, reached),
-            _ => self.reach.push_back((now, reached)),
+    /// Every stream is cut, and comes back when that is wanted.
+    fn cut_all(&mut self) {
+        self.away = true;
+        for index in 0..self.subscribers.len() {
+            if self.subscribers[index].state != State::Away {
+                self.close(index);
+                let subscriber = &mut self.subscribers[index];
+                subscriber.owed_from = NOTHING_OWED;
+                subscriber.skips = !self.plan.resume && !subscriber.joins;
+                self.queue.push_back(index as u32);
+            }
         }
-    }
-
-    /// What somebody here had so long ago is what a subscriber that leaves now must have had too, if its
-    /// stream was `started` by then: one that the server ended and that was opened again may have it on its
-    /// way. How far the publisher is says less: of a server that is late for everybody it would be said that
-    /// it lost what is still to come.
-    fn owed_to_leaver(&mut self, started: u64) -> u64 {
-        let patience = self.plan.patience_ns.max(OWED_AFTER);
-        let now = clock::now();
-        while let Some(&(when, reached)) = self.reach.front()
-            && when + patience <= now
-        {
-            self.reached_long_ago = reached;
-            self.reach.pop_front();
-        }
-        if started + patience <= now { self.reached_long_ago } else { 0 }
     }
 
     fn close(&mut self, index: usize) {
+        self.leaving.remove(&(index as u32));
         let subscriber = &mut self.subscribers[index];
+        if subscriber.state == State::Open {
+            self.recorder.heard(subscriber, clock::now());
+        }
+        subscriber.heard = 0;
+        subscriber.event_at = 0;
         match subscriber.state {
             State::Open => _ = self.control.open.fetch_sub(1, Ordering::Relaxed),
             State::Connecting | State::Head => self.opening -= 1,
@@ -310,8 +328,7 @@ impl<'a> Worker<'a> {
                 break;
             }
             self.deadlines.pop_front();
-            if waits {
-                let failure = self.stalled_opening(index as usize);
+            if waits && let Err(failure) = self.late_opening(index as usize) {
                 self.common.fail(failure);
             }
         }
@@ -325,21 +342,29 @@ impl<'a> Worker<'a> {
                 subscriber.owed_from = u32::try_from(published).unwrap_or(NOTHING_OWED);
             }
         }
-        if self.churn > 0.0 {
-            self.note_reach(now);
+        while let Some(&(when, index, generation)) = self.leaving_until.front() {
+            let waits = self.leaving.get(&index).is_some_and(|leaver| leaver.generation == generation);
+            if waits && when > now {
+                break;
+            }
+            self.leaving_until.pop_front();
+            if waits {
+                self.leave_if_done(index as usize, true);
+            }
         }
         let mut churned = 0;
         while self.churn > 0.0 && self.next_churn <= now && churned < self.subscribers.len() {
             let index = self.churned % self.subscribers.len();
-            if self.subscribers[index].state == State::Open {
-                self.leave(index, true);
+            if self.subscribers[index].state == State::Open && !self.leaving.contains_key(&(index as u32)) {
+                self.begin_to_leave(index);
             }
             self.churned += 1;
             churned += 1;
             self.next_churn += (SECOND as f64 / self.churn) as u64;
         }
         let step = (SECOND as f64 * self.plan.threads as f64 / self.plan.connect_rate) as u64;
-        while self.opening < self.burst()
+        while !self.away
+            && self.opening < self.burst()
             && self.next_connect <= now
             && !self.common.failed.load(Ordering::Relaxed)
             && let Some(index) = self.queue.pop_front().or_else(|| self.fresh.next())
@@ -354,10 +379,11 @@ impl<'a> Worker<'a> {
     }
 
     fn finish(&mut self, published: &[u64]) -> Observations {
-        let cpu_ns = sys::thread_cpu_ns() - self.window_cpu;
+        let (cpu_ns, now) = (sys::thread_cpu_ns() - self.window_cpu, clock::now());
         for (_, subscriber) in &mut self.subscribers {
             let published = published.get(subscriber.topic as usize).copied().unwrap_or(0);
             self.recorder.settle(subscriber, published);
+            self.recorder.at_end(subscriber, now);
         }
         let mut observations = std::mem::replace(&mut self.recorder, Recorder::new(self.plan)).observations;
         observations.threads.push(ThreadObservations {

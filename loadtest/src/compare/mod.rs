@@ -51,7 +51,7 @@ impl Contest {
             Contest::Idle => Kind::Idle(Idle::default()),
             Contest::Saturate => Kind::Saturate(Saturate { window: WINDOW }),
             // Most contenders have nothing to resume from.
-            Contest::Storm => Kind::Storm(Storm { no_resume: true }),
+            Contest::Storm => Kind::Storm(Storm { no_resume: true, ..Storm::default() }),
             Contest::Slow => Kind::Slow(Slow::default()),
             Contest::Churn => Kind::Churn(Churn::default()),
             Contest::Topics => Kind::Topics,

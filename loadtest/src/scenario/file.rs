@@ -32,13 +32,14 @@ fn parse(text: &str) -> Result<(Kind, Load), String> {
         "fanout" => nothing().map(|()| Kind::Fanout)?,
         "topics" => nothing().map(|()| Kind::Topics)?,
         "idle" => Kind::Idle(take(&name, own)?),
+        "listen" => Kind::Listen(take(&name, own)?),
         "saturate" => Kind::Saturate(take(&name, own)?),
         "storm" => Kind::Storm(take(&name, own)?),
         "slow" => Kind::Slow(take(&name, own)?),
         "churn" => Kind::Churn(take(&name, own)?),
         "mixed" => Kind::Mixed(take(&name, own)?),
         _ => {
-            let all = "fanout, idle, saturate, storm, slow, churn, topics, mixed";
+            let all = "fanout, idle, listen, saturate, storm, slow, churn, topics, mixed";
             return Err(format!("there is no scenario `{name}`; there are {all}"));
         }
     };
@@ -57,7 +58,7 @@ mod tests {
     fn a_file_and_the_command_line_mean_the_same() {
         let (kind, load) =
             parse("scenario = \"slow\"\nrate = 50\nduration = \"2m\"\n[slow]\nshare = 0.2\n").unwrap();
-        assert!(matches!(kind, Kind::Slow(Slow { share }) if share == 0.2));
+        assert!(matches!(kind, Kind::Slow(Slow { share, .. }) if share == 0.2));
         assert_eq!(
             (load.rate, load.duration, load.size),
             (50.0, Duration::from_secs(120), Load::default().size)

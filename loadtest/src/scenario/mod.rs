@@ -1,12 +1,13 @@
 //! Scenarios: what is asked of a server, and how the answer is judged.
 
 mod conductor;
+mod figures;
 mod file;
-mod judge;
 mod options;
 mod run;
 mod snapshot;
+mod verdict;
 
 pub(crate) use file::read;
-pub(crate) use options::{Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm};
+pub(crate) use options::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm};
 pub(crate) use run::{check, run};

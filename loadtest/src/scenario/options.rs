@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::parse_duration;
 use crate::failure::{Failure, Outcome};
-use crate::stamp;
+use crate::stamp::{self, Payload};
 use crate::target::{Dialect, RequestTemplates, Template};
 
 /// Of one run.
@@ -20,9 +20,9 @@ const MOST_ASKERS: u64 = 4_096;
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Load {
-    /// The server, e.g. http://127.0.0.1:8844
-    #[arg(long, default_value = "http://127.0.0.1:8844")]
-    pub(crate) url: String,
+    /// The server, e.g. http://127.0.0.1:8844, which is asked where neither this nor --subscribe-url is given
+    #[arg(long)]
+    pub(crate) url: Option<String>,
     /// What kind of server it is: sets the URLs that the options below can override
     #[arg(long, value_enum, default_value_t)]
     pub(crate) server: Dialect,
@@ -57,6 +57,10 @@ pub(crate) struct Load {
     /// Bytes of data of an event
     #[arg(long, short, default_value_t = 200)]
     pub(crate) size: usize,
+    /// What the data is made of. Where the publish is a template of your own, `text` needs {data:json} or
+    /// {data:url} in place of {data}
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) payload: Payload,
     /// How long to publish
     #[arg(long, short, value_parser = parse_duration, default_value = "10s")]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
@@ -89,7 +93,8 @@ pub(crate) struct Load {
     #[arg(long, value_parser = parse_duration, default_value = "10s")]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) head_timeout: Duration,
-    /// How long to wait for outstanding deliveries when nothing arrives any more
+    /// How long to wait for outstanding deliveries when nothing arrives any more, and for the answer to a
+    /// publish
     #[arg(long, value_parser = parse_duration, default_value = "5s")]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) patience: Duration,
@@ -100,6 +105,22 @@ pub(crate) struct Load {
     /// Receive buffer of each subscriber's socket in bytes; 0: the kernel's
     #[arg(long, default_value_t = 0)]
     pub(crate) receive_buffer: usize,
+
+    /// The longest line, and the longest data of an event, that a server may send, in bytes; 0: 1 MiB, or twice
+    /// --size where that is more
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) max_line: usize,
+    /// A stream that gets nothing, not even a comment, for twice this time makes the run not valid; 0s: it is
+    /// only said
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0s")]
+    #[serde(deserialize_with = "duration", serialize_with = "seconds")]
+    pub(crate) expect_heartbeat: Duration,
+    /// Count streams that cannot be opened by the kind of the error, and go on without them
+    #[arg(long)]
+    pub(crate) count_errors: bool,
+    /// The run is not valid where the client was the bottleneck
+    #[arg(long)]
+    pub(crate) strict_client: bool,
 
     /// Ask this URL meanwhile, again and again: what other requests do to the deliveries
     #[arg(long, value_name = "URL")]
@@ -161,7 +182,7 @@ macro_rules! default_from_command_line {
         }
     )*};
 }
-default_from_command_line!(Load, Idle, Saturate, Storm, Slow, Churn, Mixed);
+default_from_command_line!(Load, Idle, Listen, Saturate, Storm, Slow, Churn, Mixed);
 
 /// Memory per connection, and CPU while nothing is published.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
@@ -186,6 +207,16 @@ pub(crate) struct Saturate {
     pub(crate) window: u64,
 }
 
+/// Streams are opened, and nothing is published: whatever comes is measured.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Listen {
+    /// A stream that ends is not opened again, and the run ends with the last one: for streams that are
+    /// finite, as those of a language model
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
 /// Everyone's stream is cut at the same time, and everyone comes back at once.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -193,12 +224,19 @@ pub(crate) struct Storm {
     /// Come back without `Last-Event-ID`: what is missed meanwhile does not count as lost
     #[arg(long)]
     pub(crate) no_resume: bool,
+    /// Events that are published while all streams are cut
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) missed: u64,
 }
 
 /// A share of the readers stalls.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Slow {
+    /// Receive buffer of the readers that stall, in bytes: small, so that what they do not read is the
+    /// server's burden
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) stalled_receive_buffer: usize,
     /// Share of the subscribers that stop reading half way
     #[arg(long, default_value_t = 0.1)]
     pub(crate) share: f64,
@@ -233,6 +271,8 @@ pub(crate) enum Kind {
     Fanout,
     /// Memory per connection (the server's and the kernel's), CPU while idle
     Idle(Idle),
+    /// Whatever comes on the streams is measured, and nothing is published
+    Listen(Listen),
     /// Publish without a pause: deliveries a second
     Saturate(Saturate),
     /// Everyone reconnects at once, with Last-Event-ID or without
@@ -252,6 +292,7 @@ impl Kind {
         match self {
             Kind::Fanout => "fanout",
             Kind::Idle(_) => "idle",
+            Kind::Listen(_) => "listen",
             Kind::Saturate(_) => "saturate",
             Kind::Storm(_) => "storm",
             Kind::Slow(_) => "slow",
@@ -262,10 +303,32 @@ impl Kind {
     }
 }
 
+/// Where the server is, if nothing says so.
+const DEFAULT_URL: &str = "http://127.0.0.1:8844";
+
 impl Load {
+    /// Whether anything says where to publish.
+    pub(crate) fn can_publish(&self) -> bool {
+        self.url.is_some() || self.publish_url.is_some() || self.subscribe_url.is_none()
+    }
+
+    /// The longest line and the longest data of an event, in bytes.
+    pub(crate) fn line_bytes(&self) -> usize {
+        match self.max_line {
+            0 => (1 << 20).max(self.size * 2),
+            bytes => bytes,
+        }
+    }
+
+    /// What the run is against, for people: where it subscribes.
+    pub(crate) fn target_name(&self) -> String {
+        let url = self.subscribe_url.as_ref().or(self.url.as_ref());
+        url.map_or(DEFAULT_URL, String::as_str).to_owned()
+    }
+
     /// The templates, after what was given in particular.
     pub(crate) fn templates(&self) -> Outcome<RequestTemplates> {
-        let mut templates = self.server.templates(&self.url);
+        let mut templates = self.server.templates(self.url.as_deref().unwrap_or(DEFAULT_URL));
         let set = |template: &mut Template, url: &Option<String>, headers: &[String]| {
             if let Some(url) = url {
                 template.url.clone_from(url);
@@ -286,6 +349,9 @@ impl Load {
         }
         templates.subscribe.check()?;
         templates.publish.check()?;
+        if self.payload == Payload::Text {
+            templates.publish.check_text(self.server)?;
+        }
         Ok(templates)
     }
 
@@ -314,6 +380,9 @@ impl Load {
         }
         if !(1..=MOST_ASKERS).contains(&self.ask_clients) {
             return wrong(format!("--ask-clients {}: from 1 to {MOST_ASKERS}", self.ask_clients));
+        }
+        if self.max_line > 0 && self.max_line < self.size.max(1024) {
+            return wrong(format!("--max-line {}: at least 1,024 bytes, and --size", self.max_line));
         }
         if self.threads == Some(0) || self.threads > Some(1024) {
             return wrong("--threads: from 1 to 1024".to_owned());

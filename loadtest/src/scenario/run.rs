@@ -4,11 +4,12 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::conductor::Conductor;
-use super::judge::Evidence;
+use super::figures::Evidence;
 use super::snapshot::quiet_snapshot;
 use super::{Kind, Load};
 use crate::client::{Crowd, Group, Plan, Request};
@@ -23,12 +24,19 @@ use crate::steer::{Steered, pin_server};
 use crate::sys;
 use crate::target::{RequestTemplates, Values};
 
-/// Beyond so many topics none is tried before the measurement.
-const TOPICS_TRIED: u32 = 16;
+/// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
+/// a minute.
+const LONG_SILENCE: Duration = Duration::from_secs(60);
 
 /// Whether what was asked can be run at all.
 pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
     load.check()?;
+    if !load.can_publish() && !matches!(kind, Kind::Listen(_) | Kind::Idle(_)) {
+        return Err(Failure::new(format!(
+            "nothing says where `{}` publishes: give --publish-url, or --url, or listen to what the server sends by itself with `fanfare-load listen`",
+            kind.name()
+        )));
+    }
     groups(kind, load).map(drop)
 }
 
@@ -74,7 +82,8 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         1 => vec![load.topic.clone()],
         _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
     });
-    let tried = topics <= TOPICS_TRIED && !matches!(kind, Kind::Topics);
+    let listens = matches!(kind, Kind::Listen(_)) || !load.can_publish();
+    let tried = !listens;
     // Seeded by the system at each start: events that an earlier run left behind are told apart.
     let run_id = (RandomState::new().hash_one(clock::now()) & 0xFFFF_FFFF) as u32;
     let count = (load.rate * load.duration.as_secs_f64()).round().max(1.0) as u64;
@@ -100,8 +109,23 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         receive_buffer: load.receive_buffer,
         run: run_id,
         phases,
+        start: clock::now(),
+        listens,
+        comes_back: !matches!(kind, Kind::Listen(listen) if listen.once),
+        counts_errors: load.count_errors,
+        line_bytes: load.line_bytes(),
+        silence_ns: match load.expect_heartbeat {
+            Duration::ZERO => nanoseconds(LONG_SILENCE),
+            expected => nanoseconds(expected * 2),
+        },
+        stalls: match kind {
+            Kind::Slow(slow) => Some((1, slow.stalled_receive_buffer)),
+            _ => None,
+        },
     };
-    prepare(&templates, &names, load.quiet)?;
+    if !listens {
+        prepare(&templates, &names, load)?;
+    }
     let before = quiet_snapshot(server);
     let own_before = sample::own_bytes();
     let started = clock::now();
@@ -116,6 +140,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         run_id,
         count,
         tried,
+        tried_out: 0,
         sequences,
         crowd: Some(crowd),
         evidence: Evidence::new(before, own_before),
@@ -179,10 +204,10 @@ fn subscribe_request(templates: &RequestTemplates, names: &Arc<Vec<String>>) -> 
 }
 
 /// Creates the topics where a server wants that.
-fn prepare(templates: &RequestTemplates, names: &[String], quiet: bool) -> Outcome<()> {
+fn prepare(templates: &RequestTemplates, names: &[String], load: &Load) -> Outcome<()> {
     let Some(template) = &templates.prepare else { return Ok(()) };
-    let bar = progress("creating topics", names.len() as u64, quiet);
-    let mut connection = Connection::new(template.address()?, Arc::default());
+    let bar = progress("creating topics", names.len() as u64, load.quiet);
+    let mut connection = Connection::new(template.address()?, load.patience, Arc::default());
     let mut tally = Tally::new();
     let mut request = Vec::new();
     for name in names {

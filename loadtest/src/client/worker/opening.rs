@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -22,7 +23,11 @@ impl Worker<'_> {
         let number = self.index + index * self.plan.threads;
         let source = self.plan.sources.of(number);
         let now = clock::now();
-        let (socket, connected) = match sys::connect(self.plan.target, source, self.plan.receive_buffer) {
+        let receive_buffer = match self.plan.stalls {
+            Some((group, bytes)) if group == self.subscribers[index].group => bytes,
+            _ => self.plan.receive_buffer,
+        };
+        let (socket, connected) = match sys::connect(self.plan.target, source, receive_buffer) {
             Ok(made) => made,
             Err(error) => return self.not_opened(index, &error),
         };
@@ -51,6 +56,7 @@ impl Worker<'_> {
             self.request.extend_from_slice(b"Last-Event-ID: ");
             self.request.extend_from_slice(id);
             self.request.extend_from_slice(b"\r\n");
+            self.recorder.observations.resumed += 1;
         }
         self.request.extend_from_slice(b"\r\n");
         let Some(socket) = &subscriber.socket else { return Ok(()) };
@@ -80,6 +86,14 @@ impl Worker<'_> {
             _ => {}
         }
         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+        if self.plan.counts_errors {
+            let kind = match error.kind() {
+                io::ErrorKind::Other => error.to_string(),
+                kind => kind.to_string(),
+            };
+            self.count_failure(index, &kind);
+            return Ok(());
+        }
         match self.common.stage() {
             Stage::Opening if refused => {
                 let text = format!(
@@ -100,13 +114,65 @@ impl Worker<'_> {
                     "a subscriber could not come back in {ATTEMPTS} attempts: {error}"
                 )));
             }
-            Stage::Live => self.again(index),
+            Stage::Live => {
+                self.recorder.error(error.to_string());
+                self.again(index);
+            }
             Stage::Over => self.close(index),
         }
         Ok(())
     }
 
-    pub(super) fn stalled_opening(&self, index: usize) -> Failure {
+    /// A stream was answered with something else. That ends the run before it has begun; later it is tried
+    /// again, as with a server that asks for patience (429, 503).
+    pub(super) fn unfit_answer(&mut self, index: usize, kind: &str, text: &str) -> Outcome<()> {
+        if self.plan.counts_errors {
+            self.count_failure(index, kind);
+            return Ok(());
+        }
+        match self.common.stage() {
+            Stage::Opening => return Err(self.during_opening(text)),
+            Stage::Live if self.subscribers[index].attempts >= ATTEMPTS => {
+                return Err(Failure::new(format!(
+                    "a subscriber could not come back in {ATTEMPTS} attempts: {text}"
+                )));
+            }
+            Stage::Live => {
+                self.recorder.error(kind);
+                self.again(index);
+            }
+            Stage::Over => self.close(index),
+        }
+        Ok(())
+    }
+
+    /// Counts what went wrong by its kind. The subscriber tries again later.
+    fn count_failure(&mut self, index: usize, kind: &str) {
+        self.recorder.error(kind);
+        let stage = self.common.stage();
+        if stage == Stage::Opening && self.subscribers[index].attempts == 0 {
+            self.control.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        if stage == Stage::Over { self.close(index) } else { self.again(index) }
+    }
+
+    /// A stream took too long to open.
+    pub(super) fn late_opening(&mut self, index: usize) -> Outcome<()> {
+        let subscriber = &self.subscribers[index];
+        let kind = match (subscriber.state, &subscriber.head) {
+            (State::Connecting, _) => "no connection in time",
+            (_, None) => "no answer in time",
+            (_, Some(_)) => "no whole response head in time",
+        };
+        let text = self.stalled_opening(index).to_string();
+        match self.common.stage() {
+            // The text says how far the opening had come already.
+            Stage::Opening if !self.plan.counts_errors => Err(Failure::new(text)),
+            _ => self.unfit_answer(index, kind, &text),
+        }
+    }
+
+    fn stalled_opening(&self, index: usize) -> Failure {
         let seconds = self.plan.head_timeout_ns as f64 / SECOND as f64;
         let subscriber = &self.subscribers[index];
         let text = match (&subscriber.state, &subscriber.head) {

@@ -1,24 +1,19 @@
-//! From what was seen to a report: figures, and whether the run is valid.
+//! From what was seen to the figures of a report.
 
 use super::snapshot::Snapshot;
-use super::{Kind, Load};
+use super::{Kind, Load, verdict};
 use crate::ask::Asked;
-use crate::client::{Group, Observations, SUBSCRIBER_BYTES, ThreadObservations, Timings, record, timings};
+use crate::client::{
+    Group, Observations, SUBSCRIBER_BYTES, Second, Series, ThreadObservations, Timings, record, timings,
+};
 use crate::clock::{MILLISECOND, SECOND};
 use crate::failure::Failure;
 use crate::publish::Tally;
-use crate::report::{Client, ClientThread, Opening, Part, Percentiles, Report, curve, round};
+use crate::report::{
+    Client, ClientThread, Heartbeats, Listened, Opening, Part, Percentiles, Report, SecondOfRun, curve, round,
+};
 use crate::sequence::Faults;
 use crate::{sample, sys};
-
-/// A client thread that is this busy, waits for a core included, is no judge of the server.
-const BUSY_SHARE: f64 = 0.85;
-/// One that had to wait for a core this much is a judge with a headache.
-const WAITED_SHARE: f64 = 0.15;
-/// A loop delay (p99, of the slowest thread) that is more than this part of the median latency is named. What
-/// comes during a turn of the loop waits for its end. The p99, because the long turns are few but bring most
-/// deliveries.
-const DELAY_PART: f64 = 0.5;
 
 /// What was asked.
 pub(super) struct Case<'a> {
@@ -27,6 +22,8 @@ pub(super) struct Case<'a> {
     pub(super) groups: &'a [Group],
     pub(super) name: &'a str,
     pub(super) published: u64,
+    /// Of these, before the measurement.
+    pub(super) tried_out: u64,
 }
 
 /// What the conductor noted.
@@ -54,11 +51,17 @@ pub(super) struct Evidence {
     pub(super) stall_before: Option<Snapshot>,
     pub(super) stall_after: Option<Snapshot>,
     pub(super) asked: Option<Asked>,
-    lag: Option<Timings>,
-    answer: Option<Timings>,
+    /// Deliveries that were outstanding when the last event was published.
+    pub(super) backlog: Option<u64>,
+    /// Events that were published while all streams of a storm were cut.
+    pub(super) published_while_away: Option<u64>,
+    /// Bytes that were published for those who stall, and what of it waited in their own receive buffers.
+    pub(super) stalled_backlog: Option<(u64, u64)>,
+    pub(super) lag: Option<Timings>,
+    pub(super) answer: Option<Timings>,
     /// Processor time of all publishers, and of the busiest one.
-    publishing_ns: u64,
-    publisher_ns: u64,
+    pub(super) publishing_ns: u64,
+    pub(super) publisher_ns: u64,
 }
 
 impl Evidence {
@@ -86,7 +89,7 @@ impl Evidence {
 }
 
 /// Draws up the report.
-pub(super) fn judge(
+pub(super) fn report(
     case: &Case<'_>,
     evidence: Evidence,
     observed: Observations,
@@ -113,10 +116,10 @@ pub(super) fn judge(
         arrangement: arrangement(load),
         settings: serde_json::json!({ "scenario": case.kind, "load": load }),
         partial: evidence.partial,
-        problems: failure.iter().map(ToString::to_string).collect(),
         notes,
         subscribers: load.subscribers,
         published: case.published,
+        tried_out: case.tried_out,
         asked: evidence.asked.clone(),
         deliveries: observed.deliveries,
         lost: faults.lost,
@@ -127,29 +130,75 @@ pub(super) fn judge(
         streams_ended: observed.ended,
         streams_cut: observed.cut,
         streams_reopened: observed.reopened,
+        streams_open_at_end: observed.open_at_end,
         missed_while_away: observed.missed_away,
         foreign_events: observed.foreign,
         received_bytes: observed.bytes,
+        ids: observed.id_figures(),
+        event_names: observed.names.clone(),
+        errors: observed.errors.clone(),
+        heartbeats: Heartbeats {
+            count: observed.heartbeats,
+            streams_with: observed.with_heartbeat,
+            longest_silence_s: round(observed.longest_silence as f64 / SECOND as f64),
+            silent_streams: observed.silent,
+        },
+        backlog_at_last_publish: evidence.backlog,
+        offered_deliveries_per_s: offered(case),
+        latency_growth_ms: observed.series.growth().map(|growth| round(growth as f64 / MILLISECOND as f64)),
+        published_while_away: evidence.published_while_away,
+        streams_resumed: observed.resumed,
+        seconds: seconds(&observed.series),
         ..Report::default()
     };
     opening(&mut report, &evidence, &observed);
     latency(&mut report, case, &observed);
+    listened(&mut report, case, &evidence, &observed);
     server(&mut report, case, &evidence, &observed);
     client(&mut report, case, &evidence, &observed.threads);
-    if faults.any() && failure.is_none() {
-        report.problems.push(format!("deliveries are wrong: {}", faults.told()));
-    }
-    if observed.ended > 0 {
-        report.notes.push(format!(
-            "the server ended {} streams, {} of them in the middle of something; {} were opened again",
-            observed.ended, observed.cut, observed.reopened
-        ));
-    }
-    if observed.foreign > 0 {
-        report.notes.push(format!("{} events were not this run's and are not counted", observed.foreign));
-    }
-    report.valid = report.problems.is_empty() && !report.partial;
+    verdict::pronounce(&mut report, case, &evidence, failure);
     report
+}
+
+/// How many deliveries a second the schedule asks for.
+fn offered(case: &Case<'_>) -> Option<f64> {
+    let each = |index: usize| {
+        let group = case.groups.get(index)?;
+        Some(group.subscribers as f64 / f64::from(group.topics))
+    };
+    match case.kind {
+        Kind::Idle(_) | Kind::Listen(_) | Kind::Saturate(_) => None,
+        Kind::Fanout | Kind::Storm(_) | Kind::Churn(_) | Kind::Topics => Some(case.load.rate * each(0)?),
+        Kind::Slow(_) => Some(case.load.rate * (each(0)? + each(1)?)),
+        Kind::Mixed(mixed) => Some(case.load.rate * each(0)? + mixed.small_rate * each(1)?),
+    }
+}
+
+fn seconds(series: &Series) -> Vec<SecondOfRun> {
+    let milliseconds = |ns: u64| round(ns as f64 / MILLISECOND as f64);
+    let second = |second: &Second| SecondOfRun {
+        deliveries: second.arrived,
+        latency_mean_ms: (second.due > 0).then(|| milliseconds(second.latency_sum / second.due)),
+        latency_max_ms: (second.due > 0).then(|| milliseconds(second.latency_max)),
+    };
+    series.seconds.iter().map(second).collect()
+}
+
+/// What came by itself, in a run that publishes nothing.
+fn listened(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &Observations) {
+    if case.load.can_publish() && !matches!(case.kind, Kind::Listen(_)) {
+        return;
+    }
+    let time = evidence.active_until.saturating_sub(evidence.active_since) as f64 / SECOND as f64;
+    let a_second = |count: u64| if time > 0.0 { round(count as f64 / time) } else { 0.0 };
+    report.listened = Some(Listened {
+        events: observed.foreign,
+        events_per_s: a_second(observed.foreign),
+        bytes_per_s: a_second(observed.bytes),
+        first_event_ms: Percentiles::of(&observed.first_event, 1e6),
+        gap_ms: Percentiles::of(&observed.gap, 1e6),
+        last_event_ms: Percentiles::of(&observed.last_event, 1e6),
+    });
 }
 
 fn arrangement(load: &Load) -> String {
@@ -194,11 +243,6 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
     };
     for (name, part) in names.iter().zip(&observed.latency) {
         report.parts.push(Part { name: (*name).to_owned(), latency_us: Percentiles::of(part, 1e3) });
-    }
-    if matches!(case.kind, Kind::Saturate(_)) {
-        report
-            .notes
-            .push("publishing waits for the subscribers here, so the latency says nothing".to_owned());
     }
     let seconds = observed.last_arrival.saturating_sub(observed.first_intended) as f64 / SECOND as f64;
     if observed.measured > 0 && seconds > 0.0 {
@@ -266,7 +310,12 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &
     }
 }
 
-fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[ThreadObservations]) {
+pub(super) fn client(
+    report: &mut Report,
+    case: &Case<'_>,
+    evidence: &Evidence,
+    threads: &[ThreadObservations],
+) {
     let active = evidence.active_until.saturating_sub(evidence.active_since).max(1) as f64;
     let mut client = Client {
         publish_lag_us: evidence.lag.as_ref().and_then(|lag| Percentiles::of(lag, 1e3)),
@@ -295,54 +344,11 @@ fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[
             loop_delay_us: Percentiles::of(&thread.loop_delay, 1e3),
         });
     }
-    let cores = client_cores(case.load);
-    let together = used as f64 / active / cores as f64;
-    let publisher = evidence.publisher_ns as f64 / active;
-    client.cores_share = round(together);
-    client.publisher_cpu_share = round(publisher);
-    client.bottleneck = busiest.max(together).max(publisher) > BUSY_SHARE;
-    if publisher > BUSY_SHARE {
-        report.notes.push(format!(
-            "a publisher was busy {:.0} % of the time: it was the bottleneck; use more --publishers where there are several topics",
-            publisher * 100.0
-        ));
-    }
-    if together > BUSY_SHARE && together > busiest {
-        report.notes.push(format!(
-            "all client threads together used {:.0} % of the {cores} cores they may use: the client was the bottleneck, latency and throughput are its own",
-            together * 100.0
-        ));
-    } else if busiest > BUSY_SHARE {
-        report.notes.push(format!(
-            "a client thread was busy, or waiting for a core, {:.0} % of the time: the client was the bottleneck, latency and throughput are its own",
-            busiest * 100.0
-        ));
-    } else if longest_wait > WAITED_SHARE {
-        report.notes.push(format!(
-            "a client thread waited for a core {:.0} % of the time: client and server compete, latency is the client's in part",
-            longest_wait * 100.0
-        ));
-    }
-    if let (Some(lag), Some(latency)) = (&client.publish_lag_us, &report.latency_us)
-        && lag.p99 > 1_000.0
-        && lag.p99 > latency.p50 / 2.0
-    {
-        report.notes.push(format!(
-            "publishes were sent up to {:.0} us late (p99): the server answers slowly or the rate is too high; the delay is part of the latency",
-            lag.p99
-        ));
-    }
-    let delay = client.threads.iter().filter_map(|thread| Some(thread.loop_delay_us.as_ref()?.p99));
-    let delay = delay.fold(0.0, f64::max);
-    if let Some(latency) = &report.latency_us
-        && !matches!(case.kind, Kind::Saturate(_))
-        && delay > latency.p50 * DELAY_PART
-    {
-        report.notes.push(format!(
-            "a turn of the client's own loop took up to {delay:.0} us (p99), the median latency is {:.0} us: a large part of it may be the client's",
-            latency.p50
-        ));
-    }
+    client.cores = client_cores(case.load);
+    client.cores_share = round(used as f64 / active / client.cores as f64);
+    client.publisher_cpu_share = round(evidence.publisher_ns as f64 / active);
+    client.busiest_share = round(busiest);
+    client.longest_wait_share = round(longest_wait);
     report.client = client;
 }
 
@@ -350,69 +356,4 @@ fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[
 fn client_cores(load: &Load) -> usize {
     let given: std::collections::BTreeSet<_> = load.client_cores.iter().collect();
     if given.is_empty() { sys::allowed_cores().len().max(1) } else { given.len() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The client's part of a report: threads with so much processor time and a loop delay of a millisecond,
-    /// in three seconds of publishing after which nothing came for five more.
-    fn judged(threads: &[u64], tally: Tally, latency_us: f64) -> Report {
-        let load = Load { client_cores: vec![1], ..Load::default() };
-        let case = Case { kind: &Kind::Fanout, load: &load, groups: &[], name: "", published: 0 };
-        let mut evidence = Evidence { active_since: SECOND, active_until: 4 * SECOND, ..Evidence::default() };
-        evidence.window_before.at = SECOND;
-        evidence.window_after.at = 9 * SECOND;
-        evidence.publishing(tally);
-        let mut loop_delay = timings();
-        record(&mut loop_delay, MILLISECOND);
-        let thread = |&cpu_ns| ThreadObservations { cpu_ns, loop_delay: loop_delay.clone() };
-        let threads: Vec<_> = threads.iter().map(thread).collect();
-        let latency_us = Some(Percentiles { p50: latency_us, ..Percentiles::default() });
-        let mut report = Report { subscribers: 1, latency_us, ..Report::default() };
-        client(&mut report, &case, &evidence, &threads);
-        report
-    }
-
-    fn published(cpu_ns: u64) -> Tally {
-        Tally { cpu_ns, ..Tally::new() }
-    }
-
-    /// The share was that of the time up to the end of the run: the rest after the window and the patience
-    /// for lost events made 0.36 of a client that worked all the time.
-    #[test]
-    fn a_client_that_worked_all_the_time_is_the_bottleneck_however_long_was_waited_after_it() {
-        let report = judged(&[2_900 * MILLISECOND], published(0), 1e6);
-        assert!(report.client.bottleneck && report.notes[0].contains("97 %"), "{:?}", report.notes);
-        let report = judged(&[1_500 * MILLISECOND], published(0), 1e6);
-        assert!(!report.client.bottleneck && report.notes.is_empty(), "{:?}", report.notes);
-    }
-
-    /// Only the busiest thread was looked at: fifty on one core never seemed busy.
-    #[test]
-    fn many_threads_of_little_work_fill_a_core_too() {
-        let report = judged(&[54 * MILLISECOND; 50], published(0), 1e6);
-        assert!(report.client.bottleneck && report.notes[0].contains("90 %"), "{:?}", report.notes);
-        // The publisher has the same core.
-        let report = judged(&[30 * MILLISECOND; 50], published(1_200 * MILLISECOND), 1e6);
-        assert!(report.client.bottleneck && report.notes[0].contains("90 %"), "{:?}", report.notes);
-        assert!(!judged(&[30 * MILLISECOND; 50], published(0), 1e6).client.bottleneck);
-    }
-
-    /// Its processor time was written down and never read.
-    #[test]
-    fn a_publisher_at_its_limit_is_named() {
-        let report = judged(&[0], published(2_850 * MILLISECOND), 1e6);
-        assert!(report.client.bottleneck && report.notes[0].contains("a publisher"), "{:?}", report.notes);
-        assert_eq!(report.client.publisher_cpu_share, 0.95);
-    }
-
-    /// It was written down and never judged.
-    #[test]
-    fn a_loop_delay_that_is_a_large_part_of_the_latency_is_named() {
-        let report = judged(&[0], published(0), 1_500.0);
-        assert!(!report.client.bottleneck && report.notes[0].contains("own loop"), "{:?}", report.notes);
-        assert!(judged(&[0], published(0), 3_000.0).notes.is_empty());
-    }
 }
