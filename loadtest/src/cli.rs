@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::baseline::Serve;
 use crate::compare::{Compare, Refusal};
 use crate::failure::Outcome;
-use crate::scenario::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, read};
+use crate::scenario::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, Topics, read};
 
 /// Opens very many event streams to a server, publishes, and judges every delivery.
 ///
@@ -44,8 +44,8 @@ pub(crate) enum Command {
     Slow(Box<With<Slow>>),
     /// Constant connect and leave
     Churn(Box<With<Churn>>),
-    /// A topic per connection, published to in turn
-    Topics(Box<Load>),
+    /// Many topics, published to in turn: one for each stream, or as is asked
+    Topics(Box<With<Topics>>),
     /// A small topic beside a big broadcast
     Mixed(Box<With<Mixed>>),
     /// Run a scenario file
@@ -93,7 +93,7 @@ impl Command {
     pub(crate) fn task(self) -> Outcome<Task> {
         let (kind, load) = match self {
             Command::Fanout(load) => (Kind::Fanout, *load),
-            Command::Topics(load) => (Kind::Topics, *load),
+            Command::Topics(with) => (Kind::Topics(with.own), with.load),
             Command::Idle(with) => (Kind::Idle(with.own), with.load),
             Command::Listen(with) => (Kind::Listen(with.own), with.load),
             Command::Saturate(with) => (Kind::Saturate(with.own), with.load),

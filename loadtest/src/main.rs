@@ -21,6 +21,7 @@ mod sources;
 mod sse;
 mod stamp;
 mod steer;
+mod subscription;
 mod sys;
 mod target;
 

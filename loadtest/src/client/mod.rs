@@ -5,8 +5,8 @@ mod observations;
 mod series;
 mod subscriber;
 mod worker;
+mod zipf;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,8 +16,11 @@ pub(crate) use observations::{Observations, ThreadObservations, Timings, record,
 pub(crate) use series::{Second, Series};
 pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
 
+pub(crate) use zipf::Zipf;
+
 use crate::failure::{Failure, Outcome};
 use crate::sources::Sources;
+use crate::subscription::Subscriptions;
 use crate::sys::Waker;
 
 /// Subscribers that share a purpose: latency and faults are counted per group.
@@ -27,18 +30,36 @@ pub(crate) struct Group {
     /// The topics are numbered through all groups; these are the group's, in turn.
     pub(crate) first_topic: u32,
     pub(crate) topics: u32,
+    /// Topics of each stream.
+    pub(crate) per_stream: u32,
+    /// How much rarer the topics get, by Zipf's law; `None`: they are taken in turn.
+    pub(crate) popularity: Option<Arc<Zipf>>,
 }
 
-/// Appends a subscriber's request, without the blank line at the end, for a topic's number.
-pub(crate) type Request = Box<dyn Fn(u32, &mut Vec<u8>) + Send + Sync>;
+impl Group {
+    /// The topics of a subscriber, by its number in the group, in order and each once.
+    pub(crate) fn topics_of(&self, number: usize) -> Vec<u32> {
+        let chosen = match &self.popularity {
+            Some(zipf) => zipf.choose(number as u64, self.per_stream),
+            None => {
+                let first = number as u64 * u64::from(self.per_stream);
+                let mut turn: Vec<u32> = (first..first + u64::from(self.per_stream))
+                    .map(|turn| (turn % u64::from(self.topics)) as u32)
+                    .collect();
+                turn.sort_unstable();
+                turn
+            }
+        };
+        chosen.into_iter().map(|topic| self.first_topic + topic).collect()
+    }
+}
 
 /// Reads how many deliveries there were so far.
 pub(crate) type Delivered = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// What the crowd is to do; fixed before it starts.
 pub(crate) struct Plan {
-    pub(crate) target: SocketAddr,
-    pub(crate) request: Request,
+    pub(crate) subscriptions: Subscriptions,
     pub(crate) groups: Vec<Group>,
     pub(crate) threads: usize,
     pub(crate) cores: Vec<usize>,
@@ -81,12 +102,12 @@ impl Plan {
         self.groups.iter().map(|group| group.subscribers).sum()
     }
 
-    /// Group and topic of a subscriber's number.
-    fn place(&self, number: usize) -> (u8, u32) {
+    /// Group and topics of a subscriber's number.
+    fn place(&self, number: usize) -> (u8, Vec<u32>) {
         let mut left = number;
         for (index, group) in self.groups.iter().enumerate() {
             if left < group.subscribers {
-                return (index as u8, group.first_topic + (left % group.topics as usize) as u32);
+                return (index as u8, group.topics_of(left));
             }
             left -= group.subscribers;
         }

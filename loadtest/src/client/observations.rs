@@ -10,7 +10,7 @@ use super::series::Series;
 use super::subscriber::{NOTHING_OWED, State, Subscriber};
 use crate::clock;
 use crate::failure::excerpt;
-use crate::sequence::{Faults, Seen};
+use crate::sequence::{Faults, Seen, Sequence};
 use crate::sse::{Event, Sink};
 use crate::stamp::{self, Stamp};
 
@@ -225,9 +225,8 @@ impl Recorder {
         }
     }
 
-    /// Closes a subscriber's account: what it was owed of the first `published` events of its topic is there
-    /// or lost.
-    pub(super) fn settle(&mut self, subscriber: &mut Subscriber, published: u64) {
+    /// Closes a subscriber's account: what it was owed of the events published to its topics is there or lost.
+    pub(super) fn settle(&mut self, subscriber: &mut Subscriber, published: impl Fn(u32) -> u64) {
         self.observations.faults[usize::from(subscriber.group)].lost += subscriber.lost(published);
         if subscriber.skips && subscriber.owed_from != NOTHING_OWED {
             self.observations.missed_away += subscriber.sequence.skip_to(u64::from(subscriber.owed_from));
@@ -272,20 +271,30 @@ impl Recorder {
         let id = id.map(|id| self.id_of(id));
         let observations = &mut self.observations;
         let faults = &mut observations.faults[usize::from(subscriber.group)];
-        if stamp.topic != subscriber.topic {
-            faults.misrouted += 1;
-            return;
-        }
+        let sequence = match &mut subscriber.more {
+            _ if stamp.topic == subscriber.topic => &mut *subscriber.sequence,
+            Some(more) => match more.binary_search_by_key(&stamp.topic, |(topic, _)| *topic) {
+                Ok(place) => &mut more[place].1,
+                Err(_) => {
+                    faults.misrouted += 1;
+                    return;
+                }
+            },
+            None => {
+                faults.misrouted += 1;
+                return;
+            }
+        };
         let owed_from = u64::from(subscriber.owed_from);
         if *subscriber.joins {
             *subscriber.joins = false;
-            subscriber.sequence.start_at(stamp.sequence.min(owed_from));
+            sequence.start_at(stamp.sequence.min(owed_from));
         }
         if *subscriber.skips {
             *subscriber.skips = false;
-            observations.missed_away += subscriber.sequence.skip_to(stamp.sequence.min(owed_from));
+            observations.missed_away += sequence.skip_to(stamp.sequence.min(owed_from));
         }
-        match subscriber.sequence.see(stamp.sequence) {
+        match sequence.see(stamp.sequence) {
             Seen::New => {}
             Seen::Late => faults.out_of_order += 1,
             Seen::Again => {
@@ -367,7 +376,9 @@ pub(super) struct Place<'a> {
     pub(super) joins: &'a mut bool,
     pub(super) skips: &'a mut bool,
     pub(super) owed_from: u32,
-    pub(super) sequence: &'a mut crate::sequence::Sequence,
+    pub(super) sequence: &'a mut Sequence,
+    /// The other topics of the stream, in order.
+    pub(super) more: Option<&'a mut [(u32, Sequence)]>,
     pub(super) started: u64,
     pub(super) event_at: &'a mut u32,
     pub(super) had_heartbeat: &'a mut bool,

@@ -56,6 +56,9 @@ pub(crate) struct Subscriber {
     pub(super) framing: Framing,
     pub(super) stream: Stream,
     pub(super) sequence: Sequence,
+    /// The other topics of its stream, in order.
+    #[expect(clippy::box_collection, reason = "8 bytes in each of very many subscribers instead of 24")]
+    pub(super) more: Option<Box<Vec<(u32, Sequence)>>>,
     pub(super) unfinished: Option<Box<Unfinished>>,
     /// Response head so far; only while a read ended inside it.
     #[expect(clippy::box_collection, reason = "8 bytes in each of very many subscribers instead of 24")]
@@ -65,8 +68,11 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(group: u8, topic: u32) -> Subscriber {
+    pub(super) fn new(group: u8, topics: &[u32]) -> Subscriber {
+        let (&topic, others) = topics.split_first().unwrap_or((&0, &[]));
+        let more = || others.iter().map(|&topic| (topic, Sequence::default())).collect();
         Subscriber {
+            more: (!others.is_empty()).then(|| Box::new(more())),
             socket: None,
             generation: 0,
             topic,
@@ -90,13 +96,23 @@ impl Subscriber {
         }
     }
 
-    /// How many of the first `published` events of its topic it was owed and did not get.
-    pub(super) fn lost(&self, published: u64) -> u64 {
-        match self.joins || self.skips {
-            false => self.sequence.lost(published),
-            // It still waits for its first event, so there are holes only from before it left.
-            true => self.sequence.lost(0) + published.saturating_sub(u64::from(self.owed_from)),
-        }
+    /// How many of the events that were published to its topics it was owed and did not get.
+    pub(super) fn lost(&self, published: impl Fn(u32) -> u64) -> u64 {
+        let others = self.more.iter().flat_map(|more| more.iter());
+        let others: u64 = others.map(|(topic, sequence)| sequence.lost(published(*topic))).sum();
+        let published = published(self.topic);
+        others
+            + match self.joins || self.skips {
+                false => self.sequence.lost(published),
+                // It still waits for its first event, so there are holes only from before it left.
+                true => self.sequence.lost(0) + published.saturating_sub(u64::from(self.owed_from)),
+            }
+    }
+
+    /// Its topics.
+    pub(super) fn topics(&self) -> Vec<u32> {
+        let others = self.more.iter().flat_map(|more| more.iter().map(|(topic, _)| *topic));
+        std::iter::once(self.topic).chain(others).collect()
     }
 
     /// Whether the stream could end here without anything being cut off.

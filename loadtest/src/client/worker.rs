@@ -104,8 +104,8 @@ impl<'a> Worker<'a> {
         // Exactly: growing doubles.
         let mut subscribers = Slab::with_capacity(mine.len());
         for number in mine {
-            let (group, topic) = plan.place(number);
-            subscribers.insert(Subscriber::new(group, topic));
+            let (group, topics) = plan.place(number);
+            subscribers.insert(Subscriber::new(group, &topics));
         }
         let now = clock::now();
         Ok(Worker {
@@ -197,6 +197,8 @@ impl<'a> Worker<'a> {
     /// Does what the conductor wants; the counts of published events when that is to finish.
     fn obey(&mut self) -> Option<std::sync::Arc<Vec<u64>>> {
         let commands = std::mem::take(&mut *lock(&self.control.commands));
+        let plan = self.plan;
+        let published = |topic: u32| plan.published[topic as usize].load(Ordering::Relaxed);
         for command in commands {
             match command {
                 Command::Window => {
@@ -211,10 +213,7 @@ impl<'a> Worker<'a> {
                     self.next_churn = if self.churn > 0.0 { clock::now() } else { u64::MAX };
                 }
                 Command::Owed => {
-                    let owed = self.subscribers.iter().map(|(_, subscriber)| {
-                        subscriber
-                            .lost(self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed))
-                    });
+                    let owed = self.subscribers.iter().map(|(_, subscriber)| subscriber.lost(published));
                     self.control.owed.store(owed.sum(), Ordering::Release);
                 }
                 Command::Finish { published } => return Some(published),
@@ -247,7 +246,7 @@ impl<'a> Worker<'a> {
     fn begin_to_leave(&mut self, index: usize) {
         let subscriber = &self.subscribers[index];
         let owed = self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed);
-        if subscriber.lost(owed) == 0 {
+        if subscriber.lost(|_| owed) == 0 {
             return self.leave(index, owed);
         }
         let until = clock::now() + self.plan.patience_ns;
@@ -259,7 +258,7 @@ impl<'a> Worker<'a> {
     pub(super) fn leave_if_done(&mut self, index: usize, time_is_up: bool) {
         let Some(&Leaver { owed, generation }) = self.leaving.get(&(index as u32)) else { return };
         let subscriber = &self.subscribers[index];
-        if subscriber.generation == generation && (time_is_up || subscriber.lost(owed) == 0) {
+        if subscriber.generation == generation && (time_is_up || subscriber.lost(|_| owed) == 0) {
             self.leaving.remove(&(index as u32));
             self.leave(index, owed);
         }
@@ -269,7 +268,7 @@ impl<'a> Worker<'a> {
     fn leave(&mut self, index: usize, owed: u64) {
         self.close(index);
         let subscriber = &mut self.subscribers[index];
-        self.recorder.settle(subscriber, owed);
+        self.recorder.settle(subscriber, |_| owed);
         subscriber.owed_from = NOTHING_OWED;
         subscriber.stream = Default::default();
         subscriber.sequence = Default::default();
@@ -381,7 +380,7 @@ impl<'a> Worker<'a> {
     fn finish(&mut self, published: &[u64]) -> Observations {
         let (cpu_ns, now) = (sys::thread_cpu_ns() - self.window_cpu, clock::now());
         for (_, subscriber) in &mut self.subscribers {
-            let published = published.get(subscriber.topic as usize).copied().unwrap_or(0);
+            let published = |topic: u32| published.get(topic as usize).copied().unwrap_or(0);
             self.recorder.settle(subscriber, published);
             self.recorder.at_end(subscriber, now);
         }

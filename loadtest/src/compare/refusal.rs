@@ -84,7 +84,7 @@ impl Refusal {
         running.aim(&mut load);
         let template = load.templates()?.subscribe;
         let mut request = Vec::new();
-        template.request(Values { topic: "refusal", ..Values::default() }, &mut request)?;
+        template.request(None, Values { topic: "refusal", ..Values::default() }, &mut request)?;
         let target = template.address()?;
         let pid = load.server_pid.unwrap_or_default();
         let server = Server::new(pid)?;

@@ -210,7 +210,8 @@ impl Thread {
         stamp.write(self.route.size, self.route.payload, &mut self.data);
         let data = std::str::from_utf8(&self.data).unwrap_or_default();
         self.request.clear();
-        self.route.template.request(Values { topic: name, data, sequence }, &mut self.request)?;
+        let values = Values { topic: name, data, sequence, ..Values::default() };
+        self.route.template.request(None, values, &mut self.request)?;
         record(&mut self.tally.lag, clock::now().saturating_sub(intended));
         // Counted first: who reads the count knows that what it does not hold was not sent before.
         counter.store(sequence + 1, Ordering::Relaxed);

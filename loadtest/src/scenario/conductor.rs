@@ -41,6 +41,8 @@ pub(super) struct Conductor<'a> {
     /// Events that were published before the measurement.
     pub(super) tried_out: u64,
     pub(super) sequences: Arc<Vec<AtomicU64>>,
+    /// How many streams each topic has.
+    pub(super) subscribed: Vec<u64>,
     /// There until it is settled.
     pub(super) crowd: Option<Crowd>,
     pub(super) evidence: Evidence,
@@ -91,7 +93,7 @@ impl Conductor<'_> {
                 publishers.push(Publisher::start(self.route(1, 1), pace, self.sequences.clone())?);
                 self.attend(publishers, self.count + count, |_| Ok(()))?;
             }
-            Kind::Fanout | Kind::Topics => {
+            Kind::Fanout | Kind::Topics(_) => {
                 let publishers = self.publishers()?;
                 self.attend(publishers, self.count, |_| Ok(()))?;
             }
@@ -300,15 +302,8 @@ impl Conductor<'_> {
         if matches!(self.kind, Kind::Churn(_) | Kind::Listen(_)) {
             return None;
         }
-        let on = |topic: u32| self.sequences[topic as usize].load(Ordering::Relaxed);
-        let of = |group: &Group| -> u64 {
-            let share = |index: u32| {
-                let (all, topics) = (group.subscribers, group.topics as usize);
-                (all / topics + usize::from((index as usize) < all % topics)) as u64
-            };
-            (0..group.topics).map(|index| on(group.first_topic + index) * share(index)).sum()
-        };
-        Some(self.groups.iter().map(of).sum())
+        let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed));
+        Some(published.zip(&self.subscribed).map(|(events, streams)| events * streams).sum())
     }
 
     /// Waits until everything published has arrived, or nothing arrives any more.

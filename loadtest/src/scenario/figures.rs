@@ -164,11 +164,11 @@ pub(super) fn report(
 fn offered(case: &Case<'_>) -> Option<f64> {
     let each = |index: usize| {
         let group = case.groups.get(index)?;
-        Some(group.subscribers as f64 / f64::from(group.topics))
+        Some(group.subscribers as f64 * f64::from(group.per_stream) / f64::from(group.topics))
     };
     match case.kind {
         Kind::Idle(_) | Kind::Listen(_) | Kind::Saturate(_) => None,
-        Kind::Fanout | Kind::Storm(_) | Kind::Churn(_) | Kind::Topics => Some(case.load.rate * each(0)?),
+        Kind::Fanout | Kind::Storm(_) | Kind::Churn(_) | Kind::Topics(_) => Some(case.load.rate * each(0)?),
         Kind::Slow(_) => Some(case.load.rate * (each(0)? + each(1)?)),
         Kind::Mixed(mixed) => Some(case.load.rate * each(0)? + mixed.small_rate * each(1)?),
     }
@@ -249,7 +249,7 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
         report.deliveries_per_s = Some(round(observed.measured as f64 / seconds));
     }
     // Who left or stalls on purpose is nobody's last subscriber.
-    if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics) {
+    if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics(_)) {
         return;
     }
     let mut last = timings();

@@ -30,13 +30,13 @@ fn parse(text: &str) -> Result<(Kind, Load), String> {
     };
     let kind = match name.as_str() {
         "fanout" => nothing().map(|()| Kind::Fanout)?,
-        "topics" => nothing().map(|()| Kind::Topics)?,
         "idle" => Kind::Idle(take(&name, own)?),
         "listen" => Kind::Listen(take(&name, own)?),
         "saturate" => Kind::Saturate(take(&name, own)?),
         "storm" => Kind::Storm(take(&name, own)?),
         "slow" => Kind::Slow(take(&name, own)?),
         "churn" => Kind::Churn(take(&name, own)?),
+        "topics" => Kind::Topics(take(&name, own)?),
         "mixed" => Kind::Mixed(take(&name, own)?),
         _ => {
             let all = "fanout, idle, listen, saturate, storm, slow, churn, topics, mixed";

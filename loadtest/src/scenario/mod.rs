@@ -9,5 +9,5 @@ mod snapshot;
 mod verdict;
 
 pub(crate) use file::read;
-pub(crate) use options::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm};
+pub(crate) use options::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, Topics};
 pub(crate) use run::{check, run};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::clock::parse_duration;
 use crate::failure::{Failure, Outcome};
 use crate::stamp::{self, Payload};
+use crate::subscription;
 use crate::target::{Dialect, RequestTemplates, Template};
 
 /// Of one run.
@@ -29,16 +30,32 @@ pub(crate) struct Load {
     /// URL to subscribe at, with {topic}
     #[arg(long, value_name = "URL")]
     pub(crate) subscribe_url: Option<String>,
-    /// Header of every subscription; may be given several times
+    /// A file with a URL on each line, for the subscribers in turn, in place of one for all
+    #[arg(long, value_name = "FILE")]
+    pub(crate) subscribe_urls: Option<PathBuf>,
+    /// Method of a subscription
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) subscribe_method: Option<String>,
+    /// Header of every subscription, or @FILE with one on each line; may be given several times
     #[arg(long = "subscribe-header", value_name = "NAME: VALUE")]
     pub(crate) subscribe_headers: Vec<String>,
+    /// Body of a subscription; the method is POST then, if none is given
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) subscribe_body: Option<String>,
+    /// A file with a value on each line, such as a token or a cookie: `{value}` in the subscription's URL, headers
+    /// and body stands for them, for the subscribers in turn. `{subscriber}` is a subscriber's number
+    #[arg(long, value_name = "FILE")]
+    pub(crate) values: Option<PathBuf>,
+    /// Where subscribers connect, in turn, in place of the host of the URL; several have commas between them
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) connect_to: Vec<String>,
     /// URL to publish to, with {topic}, {data}, {seq}
     #[arg(long, value_name = "URL")]
     pub(crate) publish_url: Option<String>,
     /// Method of a publish
     #[arg(long, value_name = "METHOD")]
     pub(crate) publish_method: Option<String>,
-    /// Header of every publish; may be given several times
+    /// Header of every publish, or @FILE with one on each line; may be given several times
     #[arg(long = "publish-header", value_name = "NAME: VALUE")]
     pub(crate) publish_headers: Vec<String>,
     /// Body of a publish, with {topic}, {data}, {seq}. The data needs no escaping
@@ -182,7 +199,7 @@ macro_rules! default_from_command_line {
         }
     )*};
 }
-default_from_command_line!(Load, Idle, Listen, Saturate, Storm, Slow, Churn, Mixed);
+default_from_command_line!(Load, Idle, Listen, Saturate, Storm, Slow, Churn, Topics, Mixed);
 
 /// Memory per connection, and CPU while nothing is published.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
@@ -251,6 +268,22 @@ pub(crate) struct Churn {
     pub(crate) per_second: f64,
 }
 
+/// Many topics.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Topics {
+    /// Topics [default: one for each stream]
+    #[arg(long)]
+    pub(crate) topics: Option<u32>,
+    /// Topics of each stream
+    #[arg(long, default_value_t = 1)]
+    pub(crate) per_stream: u32,
+    /// Streams choose topics by Zipf's law with this exponent, in place of taking them in turn: a few topics are
+    /// wanted by many
+    #[arg(long, value_name = "EXPONENT")]
+    pub(crate) zipf: Option<f64>,
+}
+
 /// A small topic beside a big broadcast.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -281,8 +314,8 @@ pub(crate) enum Kind {
     Slow(Slow),
     /// Constant connect and leave
     Churn(Churn),
-    /// A topic per connection, published to in turn
-    Topics,
+    /// Many topics, published to in turn: one for each stream, or as is asked
+    Topics(Topics),
     /// A small topic beside a big broadcast
     Mixed(Mixed),
 }
@@ -297,7 +330,7 @@ impl Kind {
             Kind::Storm(_) => "storm",
             Kind::Slow(_) => "slow",
             Kind::Churn(_) => "churn",
-            Kind::Topics => "topics",
+            Kind::Topics(_) => "topics",
             Kind::Mixed(_) => "mixed",
         }
     }
@@ -309,7 +342,8 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8844";
 impl Load {
     /// Whether anything says where to publish.
     pub(crate) fn can_publish(&self) -> bool {
-        self.url.is_some() || self.publish_url.is_some() || self.subscribe_url.is_none()
+        let subscribes_elsewhere = self.subscribe_url.is_some() || self.subscribe_urls.is_some();
+        self.url.is_some() || self.publish_url.is_some() || !subscribes_elsewhere
     }
 
     /// The longest line and the longest data of an event, in bytes.
@@ -329,18 +363,27 @@ impl Load {
     /// The templates, after what was given in particular.
     pub(crate) fn templates(&self) -> Outcome<RequestTemplates> {
         let mut templates = self.server.templates(self.url.as_deref().unwrap_or(DEFAULT_URL));
-        let set = |template: &mut Template, url: &Option<String>, headers: &[String]| {
+        let set = |template: &mut Template, url: &Option<String>, headers: Vec<String>| {
             if let Some(url) = url {
                 template.url.clone_from(url);
             }
-            for header in headers {
+            for header in &headers {
                 let name = |header: &str| header.split(':').next().unwrap_or("").to_ascii_lowercase();
                 template.headers.retain(|old| name(old) != name(header));
                 template.headers.push(header.clone());
             }
         };
-        set(&mut templates.subscribe, &self.subscribe_url, &self.subscribe_headers);
-        set(&mut templates.publish, &self.publish_url, &self.publish_headers);
+        let headers = subscription::headers("--subscribe-header", &self.subscribe_headers)?;
+        set(&mut templates.subscribe, &self.subscribe_url, headers);
+        let headers = subscription::headers("--publish-header", &self.publish_headers)?;
+        set(&mut templates.publish, &self.publish_url, headers);
+        if let Some(body) = &self.subscribe_body {
+            templates.subscribe.body = Some(body.clone());
+            "POST".clone_into(&mut templates.subscribe.method);
+        }
+        if let Some(method) = &self.subscribe_method {
+            templates.subscribe.method.clone_from(method);
+        }
         if let Some(method) = &self.publish_method {
             templates.publish.method.clone_from(method);
         }

@@ -12,7 +12,7 @@ use super::conductor::Conductor;
 use super::figures::Evidence;
 use super::snapshot::quiet_snapshot;
 use super::{Kind, Load};
-use crate::client::{Crowd, Group, Plan, Request};
+use crate::client::{Crowd, Group, Plan, Zipf};
 use crate::clock::{self, nanoseconds};
 use crate::failure::{Failure, Outcome};
 use crate::limits::{preflight, tables_for};
@@ -21,12 +21,17 @@ use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sources::Sources;
 use crate::steer::{Steered, pin_server};
+use crate::subscription::{self, Subscriptions};
 use crate::sys;
 use crate::target::{RequestTemplates, Values};
 
 /// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
 /// a minute.
 const LONG_SILENCE: Duration = Duration::from_secs(60);
+
+/// Topics of a run, and of one of its streams.
+const MOST_TOPICS: u32 = 10_000_000;
+const MOST_PER_STREAM: u32 = 1_000;
 
 /// Whether what was asked can be run at all.
 pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
@@ -44,10 +49,30 @@ pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
 pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     check(kind, load)?;
     let templates = load.templates()?;
-    let target = templates.subscribe.address()?;
-    if load.steered && !target.ip().is_loopback() {
+    let groups = groups(kind, load)?;
+    let topics = groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1);
+    let names: Arc<Vec<String>> = Arc::new(match topics {
+        1 => vec![load.topic.clone()],
+        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
+    });
+    if groups.iter().any(|group| group.per_stream > 1) && !templates.subscribe.contains("{topics:") {
+        return Err(Failure::new(
+            "--per-stream: the subscription has no {topics:SEPARATOR} in it, such as `?topic={topics:&topic=}`: how does a stream name several topics?",
+        ));
+    }
+    let subscriptions = Subscriptions::new(&subscription::Sources {
+        template: &templates.subscribe,
+        names: &names,
+        urls: load.subscribe_urls.as_deref(),
+        values: load.values.as_deref(),
+        connect_to: &load.connect_to,
+    })?;
+    let target = subscriptions.targets()[0];
+    if let Some(elsewhere) = subscriptions.targets().iter().find(|target| !target.ip().is_loopback())
+        && load.steered
+    {
         return Err(Failure::new(format!(
-            "--steered moves the kernel work of loopback, {target} is not on it: leave it out"
+            "--steered moves the kernel work of loopback, {elsewhere} is not on it: leave it out"
         )));
     }
     let cores = if load.client_cores.is_empty() { sys::allowed_cores() } else { load.client_cores.clone() };
@@ -76,12 +101,6 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     }
     let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };
 
-    let groups = groups(kind, load)?;
-    let topics = groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1);
-    let names: Arc<Vec<String>> = Arc::new(match topics {
-        1 => vec![load.topic.clone()],
-        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
-    });
     let listens = matches!(kind, Kind::Listen(_)) || !load.can_publish();
     let tried = !listens;
     // Seeded by the system at each start: events that an earlier run left behind are told apart.
@@ -92,9 +111,9 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         phases.push(1 + count / 2);
     }
     let sequences: Arc<Vec<AtomicU64>> = Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect());
+    let subscribed = subscribed(&groups, topics);
     let plan = Plan {
-        target,
-        request: subscribe_request(&templates, &names)?,
+        subscriptions,
         groups: groups.clone(),
         threads,
         cores: load.client_cores.clone(),
@@ -142,6 +161,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         tried,
         tried_out: 0,
         sequences,
+        subscribed,
         crowd: Some(crowd),
         evidence: Evidence::new(before, own_before),
         next_memory_look: 0,
@@ -155,9 +175,31 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
 
 fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
     let all = load.subscribers as usize;
-    let group = |subscribers, first_topic, topics| Group { subscribers, first_topic, topics };
+    let group = |subscribers, first_topic, topics| Group {
+        subscribers,
+        first_topic,
+        topics,
+        per_stream: 1,
+        popularity: None,
+    };
     Ok(match kind {
-        Kind::Topics => vec![group(all, 0, all as u32)],
+        Kind::Topics(options) => {
+            let topics = options.topics.unwrap_or(all as u32);
+            if !(1..=MOST_TOPICS).contains(&topics) {
+                return Err(Failure::new(format!("--topics {topics}: from 1 to {MOST_TOPICS}")));
+            }
+            if !(1..=topics.min(MOST_PER_STREAM)).contains(&options.per_stream) {
+                return Err(Failure::new(format!(
+                    "--per-stream {}: from 1 to {}, and not more than there are topics",
+                    options.per_stream, MOST_PER_STREAM
+                )));
+            }
+            if options.zipf.is_some_and(|exponent| !(0.0..=10.0).contains(&exponent)) {
+                return Err(Failure::new("--zipf: from 0 to 10; 1 is the usual law"));
+            }
+            let popularity = options.zipf.map(|exponent| Arc::new(Zipf::new(topics, exponent)));
+            vec![Group { per_stream: options.per_stream, popularity, ..group(all, 0, topics) }]
+        }
         Kind::Slow(slow) => {
             if !(0.0..1.0).contains(&slow.share) {
                 return Err(Failure::new(format!("--share {}: from 0 to less than 1", slow.share)));
@@ -191,16 +233,17 @@ fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
     })
 }
 
-fn subscribe_request(templates: &RequestTemplates, names: &Arc<Vec<String>>) -> Outcome<Request> {
-    let (template, names) = (templates.subscribe.clone(), names.clone());
-    // Tried once here, so that the threads can rely on it.
-    template.head(Values { topic: &names[0], ..Values::default() }, &mut Vec::new())?;
-    Ok(Box::new(move |topic, into| {
-        let values = Values { topic: &names[topic as usize], ..Values::default() };
-        if template.head(values, into).is_err() {
-            into.clear();
+/// How many streams each topic has.
+fn subscribed(groups: &[Group], topics: u32) -> Vec<u64> {
+    let mut streams = vec![0; topics as usize];
+    for group in groups {
+        for number in 0..group.subscribers {
+            for topic in group.topics_of(number) {
+                streams[topic as usize] += 1;
+            }
         }
-    }))
+    }
+    streams
 }
 
 /// Creates the topics where a server wants that.
@@ -212,7 +255,7 @@ fn prepare(templates: &RequestTemplates, names: &[String], load: &Load) -> Outco
     let mut request = Vec::new();
     for name in names {
         request.clear();
-        template.request(Values { topic: name, ..Values::default() }, &mut request)?;
+        template.request(None, Values { topic: name, ..Values::default() }, &mut request)?;
         connection.send(&request)?;
         connection
             .answer(&mut tally)

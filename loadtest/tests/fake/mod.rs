@@ -116,6 +116,8 @@ struct Inside {
     state: Mutex<(Vec<String>, Vec<Option<Stream>>)>,
     joined: AtomicUsize,
     dead: AtomicBool,
+    /// Subscriptions as they came: heads and bodies.
+    subscriptions: Mutex<Vec<String>>,
 }
 
 impl Fake {
@@ -128,6 +130,7 @@ impl Fake {
             state: Mutex::default(),
             joined: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
+            subscriptions: Mutex::default(),
         });
         let fake = Fake { address, inside: inside.clone() };
         if !inside.behaviour.heartbeat.is_zero() {
@@ -157,6 +160,11 @@ impl Fake {
     /// Events that were published to it.
     pub(crate) fn published(&self) -> usize {
         self.inside.state.lock().unwrap().0.len()
+    }
+
+    /// Subscriptions as they came: heads and bodies.
+    pub(crate) fn subscriptions(&self) -> Vec<String> {
+        self.inside.subscriptions.lock().unwrap().clone()
     }
 
     /// Runs the load test against it; `arguments` start with the scenario.
@@ -217,6 +225,7 @@ impl Inside {
         let mut reader = BufReader::new(socket.try_clone().unwrap());
         loop {
             let (mut first, mut length, mut last_id) = (String::new(), 0usize, None);
+            let (mut head, mut subscribes) = (String::new(), false);
             if reader.read_line(&mut first).unwrap_or(0) == 0 {
                 return;
             }
@@ -225,9 +234,11 @@ impl Inside {
                 if reader.read_line(&mut line).unwrap_or(0) == 0 {
                     return;
                 }
+                head.push_str(&line);
                 let Some((name, value)) = line.trim_end().split_once(':') else { break };
                 match name.to_ascii_lowercase().as_str() {
                     "content-length" => length = value.trim().parse().unwrap(),
+                    "accept" => subscribes = value.contains("text/event-stream"),
                     "last-event-id" => last_id = value.trim().parse::<usize>().ok(),
                     _ => {}
                 }
@@ -235,7 +246,9 @@ impl Inside {
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
             let path = first.split(' ').nth(1).unwrap().to_owned();
-            if first.starts_with("GET") {
+            if first.starts_with("GET") || subscribes {
+                let text = format!("{first}{head}{}", String::from_utf8_lossy(&body));
+                self.subscriptions.lock().unwrap().push(text);
                 return self.subscribe(socket, path, last_id);
             }
             let accepted = self.behaviour.publish_status.starts_with('2');
@@ -351,7 +364,10 @@ impl Inside {
         let (events, streams) = &mut *state;
         for (number, slot) in streams.iter_mut().enumerate() {
             let Some((asked, socket)) = slot else { continue };
-            if asked != path && !self.behaviour.misroutes {
+            // A stream may have several topics: `/events/a,b`.
+            let (base, names) = asked.rsplit_once('/').unwrap();
+            let wanted = names.split(',').any(|name| path.strip_prefix(base) == Some(&format!("/{name}")));
+            if !wanted && !self.behaviour.misroutes {
                 continue;
             }
             let mut hangs_up = false;

@@ -27,10 +27,11 @@ impl Worker<'_> {
             Some((group, bytes)) if group == self.subscribers[index].group => bytes,
             _ => self.plan.receive_buffer,
         };
-        let (socket, connected) = match sys::connect(self.plan.target, source, receive_buffer) {
-            Ok(made) => made,
-            Err(error) => return self.not_opened(index, &error),
-        };
+        let (socket, connected) =
+            match sys::connect(self.plan.subscriptions.target(number), source, receive_buffer) {
+                Ok(made) => made,
+                Err(error) => return self.not_opened(index, &error),
+            };
         let subscriber = &mut self.subscribers[index];
         subscriber.started = now;
         subscriber.state = State::Connecting;
@@ -50,15 +51,10 @@ impl Worker<'_> {
         let subscriber = &mut self.subscribers[index];
         subscriber.state = State::Head;
         self.request.clear();
-        (self.plan.request)(subscriber.topic, &mut self.request);
-        let id = subscriber.stream.last_id.as_bytes();
-        if self.plan.resume && !id.is_empty() {
-            self.request.extend_from_slice(b"Last-Event-ID: ");
-            self.request.extend_from_slice(id);
-            self.request.extend_from_slice(b"\r\n");
-            self.recorder.observations.resumed += 1;
-        }
-        self.request.extend_from_slice(b"\r\n");
+        let id: &[u8] = if self.plan.resume { subscriber.stream.last_id.as_bytes() } else { &[] };
+        let number = self.index + index * self.plan.threads;
+        self.plan.subscriptions.request(number, &subscriber.topics(), id, &mut self.request)?;
+        self.recorder.observations.resumed += u64::from(!id.is_empty());
         let Some(socket) = &subscriber.socket else { return Ok(()) };
         match sys::send(socket.as_raw_fd(), &self.request) {
             Ok(sent) if sent == self.request.len() => Ok(()),
@@ -98,7 +94,7 @@ impl Worker<'_> {
             Stage::Opening if refused => {
                 let text = format!(
                     "nothing listens at {}: connection refused. Is the server running, and is the URL right?",
-                    self.plan.target
+                    self.plan.subscriptions.target(self.index + index * self.plan.threads)
                 );
                 return Err(self.during_opening(&text));
             }

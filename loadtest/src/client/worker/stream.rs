@@ -154,6 +154,7 @@ impl Worker<'_> {
             skips: &mut subscriber.skips,
             owed_from: subscriber.owed_from,
             sequence: &mut subscriber.sequence,
+            more: subscriber.more.as_mut().map(|more| more.as_mut_slice()),
             started: subscriber.started,
             event_at: &mut subscriber.event_at,
             had_heartbeat: &mut subscriber.had_heartbeat,
