@@ -24,6 +24,7 @@ mod steer;
 mod subscription;
 mod sys;
 mod target;
+mod tls;
 
 use std::process::ExitCode;
 

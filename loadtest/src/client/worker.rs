@@ -85,6 +85,8 @@ struct Worker<'a> {
     recorder: Recorder,
     scratch: Unfinished,
     buffer: Vec<u8>,
+    /// What was read, without its TLS.
+    plain: Vec<u8>,
     request: Vec<u8>,
     /// Processor time used when the window began.
     window_cpu: u64,
@@ -131,6 +133,7 @@ impl<'a> Worker<'a> {
             recorder: Recorder::new(plan),
             scratch: Unfinished::default(),
             buffer: vec![0; READ_BYTES],
+            plain: Vec::new(),
             request: Vec::new(),
             window_cpu: sys::thread_cpu_ns(),
             loop_delay: coarse_timings(),
@@ -309,6 +312,9 @@ impl<'a> Worker<'a> {
         subscriber.unfinished = None;
         subscriber.head = None;
         subscriber.stalled = false;
+        if let Some(rare) = &mut subscriber.rare {
+            (rare.tls, rare.gzip) = (None, None);
+        }
     }
 
     /// Everything that has its time instead of a notification.

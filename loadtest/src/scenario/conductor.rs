@@ -19,6 +19,7 @@ use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sys;
 use crate::target::RequestTemplates;
+use crate::tls::Tls;
 
 /// Lets memory and timers come to rest before a look at them.
 const SETTLE: u64 = 500 * MILLISECOND;
@@ -32,6 +33,7 @@ pub(super) struct Conductor<'a> {
     pub(super) kind: &'a Kind,
     pub(super) load: &'a Load,
     pub(super) templates: RequestTemplates,
+    pub(super) tls: Tls,
     pub(super) server: Option<Server>,
     pub(super) groups: Vec<Group>,
     pub(super) names: Arc<Vec<String>>,
@@ -216,6 +218,7 @@ impl Conductor<'_> {
     fn route(&self, topic: u32, pipeline: usize) -> Route {
         Route {
             template: self.templates.publish.clone(),
+            tls: self.tls.clone(),
             topics: vec![(topic, self.names[topic as usize].clone())],
             run: self.run_id,
             size: self.load.size,

@@ -11,6 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::stamp::{self, Payload};
 use crate::subscription;
 use crate::target::{Dialect, RequestTemplates, Template};
+use crate::tls::Tls;
 
 /// Of one run.
 const MOST_SUBSCRIBERS: u64 = 10_000_000;
@@ -49,6 +50,15 @@ pub(crate) struct Load {
     /// Where subscribers connect, in turn, in place of the host of the URL; several have commas between them
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) connect_to: Vec<String>,
+    /// A file with certificates, as PEM, that are trusted beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Trust every certificate
+    #[arg(long, conflicts_with = "ca")]
+    pub(crate) insecure: bool,
+    /// Ask for compressed streams (gzip), and decompress them
+    #[arg(long)]
+    pub(crate) gzip: bool,
     /// URL to publish to, with {topic}, {data}, {seq}
     #[arg(long, value_name = "URL")]
     pub(crate) publish_url: Option<String>,
@@ -346,6 +356,11 @@ impl Load {
         self.url.is_some() || self.publish_url.is_some() || !subscribes_elsewhere
     }
 
+    /// What connections with TLS are made with.
+    pub(crate) fn tls(&self) -> Outcome<Tls> {
+        Tls::new(self.ca.as_deref(), self.insecure)
+    }
+
     /// The longest line and the longest data of an event, in bytes.
     pub(crate) fn line_bytes(&self) -> usize {
         match self.max_line {
@@ -377,6 +392,9 @@ impl Load {
         set(&mut templates.subscribe, &self.subscribe_url, headers);
         let headers = subscription::headers("--publish-header", &self.publish_headers)?;
         set(&mut templates.publish, &self.publish_url, headers);
+        if self.gzip {
+            templates.subscribe.headers.push("Accept-Encoding: gzip".to_owned());
+        }
         if let Some(body) = &self.subscribe_body {
             templates.subscribe.body = Some(body.clone());
             "POST".clone_into(&mut templates.subscribe.method);

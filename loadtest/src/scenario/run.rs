@@ -24,6 +24,7 @@ use crate::steer::{Steered, pin_server};
 use crate::subscription::{self, Subscriptions};
 use crate::sys;
 use crate::target::{RequestTemplates, Values};
+use crate::tls::Tls;
 
 /// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
 /// a minute.
@@ -112,7 +113,10 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     }
     let sequences: Arc<Vec<AtomicU64>> = Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect());
     let subscribed = subscribed(&groups, topics);
+    let tls = load.tls()?;
     let plan = Plan {
+        tls: tls.clone(),
+        accepts_gzip: load.gzip,
         subscriptions,
         groups: groups.clone(),
         threads,
@@ -143,7 +147,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         },
     };
     if !listens {
-        prepare(&templates, &names, load)?;
+        prepare(&templates, &names, load, &tls)?;
     }
     let before = quiet_snapshot(server);
     let own_before = sample::own_bytes();
@@ -153,6 +157,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         kind,
         load,
         templates,
+        tls,
         server,
         groups,
         names,
@@ -247,10 +252,10 @@ fn subscribed(groups: &[Group], topics: u32) -> Vec<u64> {
 }
 
 /// Creates the topics where a server wants that.
-fn prepare(templates: &RequestTemplates, names: &[String], load: &Load) -> Outcome<()> {
+fn prepare(templates: &RequestTemplates, names: &[String], load: &Load, tls: &Tls) -> Outcome<()> {
     let Some(template) = &templates.prepare else { return Ok(()) };
     let bar = progress("creating topics", names.len() as u64, load.quiet);
-    let mut connection = Connection::new(template.address()?, load.patience, Arc::default());
+    let mut connection = Connection::new(template, tls, load.patience, Arc::default())?;
     let mut tally = Tally::new();
     let mut request = Vec::new();
     for name in names {

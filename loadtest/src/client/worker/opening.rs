@@ -1,11 +1,12 @@
 //! How a worker opens streams, and what it says when one cannot be opened.
 
-use std::io;
-use std::os::fd::AsRawFd;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use mio::Interest;
 use mio::unix::SourceFd;
+use rustls::ClientConnection;
 
 use super::super::Stage;
 use super::super::subscriber::State;
@@ -32,7 +33,14 @@ impl Worker<'_> {
                 Ok(made) => made,
                 Err(error) => return self.not_opened(index, &error),
             };
+        let tls = match self.plan.subscriptions.tls_name(number) {
+            Some(name) => Some(Box::new(self.plan.tls.connection(name)?)),
+            None => None,
+        };
         let subscriber = &mut self.subscribers[index];
+        if tls.is_some() {
+            subscriber.rare.get_or_insert_default().tls = tls;
+        }
         subscriber.started = now;
         subscriber.state = State::Connecting;
         self.opening += 1;
@@ -55,6 +63,14 @@ impl Worker<'_> {
         let number = self.index + index * self.plan.threads;
         self.plan.subscriptions.request(number, &subscriber.topics(), id, &mut self.request)?;
         self.recorder.observations.resumed += u64::from(!id.is_empty());
+        if let Some(tls) = subscriber.rare.as_mut().and_then(|rare| rare.tls.as_mut()) {
+            // It is kept until the handshake is over.
+            let written = tls.writer().write_all(&self.request);
+            return match written.and_then(|()| flush(tls, &subscriber.socket)) {
+                Ok(()) => Ok(()),
+                Err(error) => self.not_opened(index, &error),
+            };
+        }
         let Some(socket) = &subscriber.socket else { return Ok(()) };
         match sys::send(socket.as_raw_fd(), &self.request) {
             Ok(sent) if sent == self.request.len() => Ok(()),
@@ -194,8 +210,29 @@ impl Worker<'_> {
     }
 }
 
+/// Sends what TLS has to send. It is little, and sockets that are hardly used have room.
+pub(super) fn flush(tls: &mut ClientConnection, socket: &Option<OwnedFd>) -> io::Result<()> {
+    struct To(RawFd);
+
+    impl Write for To {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            sys::send(self.0, bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let Some(socket) = socket else { return Ok(()) };
+    while tls.wants_write() {
+        tls.write_tls(&mut To(socket.as_raw_fd()))?;
+    }
+    Ok(())
+}
+
 /// Why an answer is no event stream.
-pub(super) fn unfit(head: &http::Head, body: &[u8]) -> Option<String> {
+pub(super) fn unfit(head: &http::Head, body: &[u8], accepts_gzip: bool) -> Option<String> {
     let after = if body.is_empty() { String::new() } else { format!("; it says `{}`", excerpt(body)) };
     if (300..400).contains(&head.status) {
         return Some(format!("the server redirects ({}) to {}: use that URL", head.status, head.location));
@@ -208,10 +245,10 @@ pub(super) fn unfit(head: &http::Head, body: &[u8]) -> Option<String> {
         let kind = if kind.is_empty() { "no content type" } else { kind };
         return Some(format!("the answer is {kind}, not text/event-stream{after}"));
     }
-    if !matches!(head.content_encoding.as_str(), "" | "identity") {
+    let encoding = head.content_encoding.as_str();
+    if !(matches!(encoding, "" | "identity") || accepts_gzip && matches!(encoding, "gzip" | "x-gzip")) {
         return Some(format!(
-            "the stream is compressed ({}) although that was not asked for; this client does not decompress: turn it off",
-            head.content_encoding
+            "the stream is compressed ({encoding}) although that was not asked for: turn it off, or ask for gzip with --gzip"
         ));
     }
     None
