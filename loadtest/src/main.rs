@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod clock;
 mod compare;
+mod cores;
 mod failure;
 mod http;
 mod limits;

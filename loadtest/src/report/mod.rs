@@ -101,12 +101,28 @@ pub(crate) struct Client {
     pub(crate) cores_share: f64,
     /// The busiest publisher's share of a core.
     pub(crate) publisher_cpu_share: f64,
+    /// Of a core: the thread that conducts the run, looks at the server and keeps the time.
+    pub(crate) conductor_cpu_share: f64,
     pub(crate) publish_lag_us: Option<Percentiles>,
     pub(crate) publish_answer_us: Option<Percentiles>,
     /// User memory of this process per stream, histograms and all.
     pub(crate) user_bytes_per_connection: Option<f64>,
     /// Of that, what a stream itself occupies.
     pub(crate) slot_bytes_per_connection: usize,
+}
+
+/// What the machine did to a run in the measured window.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Conditions {
+    /// Share of the time of all cores, of the server's and of the client's, that the hypervisor gave to others.
+    pub(crate) stolen_share: Option<f64>,
+    pub(crate) stolen_share_of_server_cores: Option<f64>,
+    pub(crate) stolen_share_of_client_cores: Option<f64>,
+    /// Share of the time that a thread of the server was ready to run and had no core: of the one that waited
+    /// longest.
+    pub(crate) server_waited_share: Option<f64>,
+    /// How often all threads of the server together got a core.
+    pub(crate) server_switches_per_s: Option<f64>,
 }
 
 /// One run.
@@ -166,6 +182,12 @@ pub(crate) struct Report {
     pub(crate) asked: Option<Asked>,
 
     pub(crate) client: Client,
+
+    /// Time of `ksoftirqd` per delivery: of the server's cores where it is pinned, else of all cores.
+    pub(crate) ksoftirqd_cpu_us_per_delivery: Option<f64>,
+    /// Whether that time is counted as the server's in the figures of its CPU.
+    pub(crate) ksoftirqd_is_the_servers: bool,
+    pub(crate) conditions: Conditions,
 }
 
 impl Report {

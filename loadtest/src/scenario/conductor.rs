@@ -233,7 +233,7 @@ impl Conductor<'_> {
             }
         }
         bar.finish_and_clear();
-        self.evidence.active_until = clock::now();
+        self.evidence.active(clock::now());
         for publisher in publishers {
             match publisher.finish() {
                 Ok(tally) => self.evidence.publishing(tally),
@@ -281,7 +281,7 @@ impl Conductor<'_> {
             let delivered = self.crowd()?.delivered();
             if delivered > best {
                 (best, since, asked) = (delivered, clock::now(), false);
-                self.evidence.active_until = since;
+                self.evidence.active(since);
             }
             if expected.is_some_and(|expected| delivered >= expected) || clock::now() - since > patience {
                 break;

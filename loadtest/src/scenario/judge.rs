@@ -1,7 +1,7 @@
 //! From what was seen to a report: figures, and whether the run is valid.
 
 use super::snapshot::Snapshot;
-use super::{Kind, Load};
+use super::{Kind, Load, conditions};
 use crate::ask::Asked;
 use crate::client::{Group, Observations, SUBSCRIBER_BYTES, ThreadObservations, Timings, record, timings};
 use crate::clock::{MILLISECOND, SECOND};
@@ -9,6 +9,7 @@ use crate::failure::Failure;
 use crate::publish::Tally;
 use crate::report::{Client, ClientThread, Opening, Part, Percentiles, Report, curve, round};
 use crate::sequence::Faults;
+use crate::steer::{self, client_cores};
 use crate::{sample, sys};
 
 /// A client thread that is this busy, waits for a core included, is no judge of the server.
@@ -56,6 +57,9 @@ pub(super) struct Evidence {
     pub(super) asked: Option<Asked>,
     lag: Option<Timings>,
     answer: Option<Timings>,
+    /// Processor time of the thread that conducts the run: at the begin of the active time, and in it.
+    conductor_before_ns: u64,
+    conductor_ns: u64,
     /// Processor time of all publishers, and of the busiest one.
     publishing_ns: u64,
     publisher_ns: u64,
@@ -82,6 +86,13 @@ impl Evidence {
         self.schedule_before = schedule;
         (self.active_since, self.active_until) = (now, 0);
         (self.publishing_ns, self.publisher_ns) = (0, 0);
+        (self.conductor_before_ns, self.conductor_ns) = (sys::thread_cpu_ns(), 0);
+    }
+
+    /// The client had something to do up to now. To be called by the thread that conducts the run.
+    pub(super) fn active(&mut self, now: u64) {
+        self.active_until = now;
+        self.conductor_ns = sys::thread_cpu_ns().saturating_sub(self.conductor_before_ns);
     }
 }
 
@@ -136,6 +147,7 @@ pub(super) fn judge(
     latency(&mut report, case, &observed);
     server(&mut report, case, &evidence, &observed);
     client(&mut report, case, &evidence, &observed.threads);
+    conditions::conditions(&mut report, load, &evidence);
     if faults.any() && failure.is_none() {
         report.problems.push(format!("deliveries are wrong: {}", faults.told()));
     }
@@ -160,7 +172,11 @@ fn arrangement(load: &Load) -> String {
             "{}: server on {}, client on {}",
             if load.steered { "steered" } else { "pinned" },
             if server.is_empty() { "any core".to_owned() } else { format!("core {}", cores(server)) },
-            if client.is_empty() { "any core".to_owned() } else { format!("core {}", cores(client)) }
+            match client {
+                [] if steer::server_is_alone(load) => "any other core".to_owned(),
+                [] => "any core".to_owned(),
+                client => format!("core {}", cores(client)),
+            }
         ),
     }
 }
@@ -230,7 +246,8 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &
     let streams = report.subscribers as f64;
     let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
     let used = |from: &Snapshot, to: &Snapshot| -> Option<(f64, f64)> {
-        let used = to.cpu.as_ref()?.since(from.cpu.as_ref()?) as f64;
+        let used = to.cpu.as_ref()?.since(from.cpu.as_ref()?) as f64
+            + conditions::ksoftirqd_of_server(case.load, from, to);
         Some((used, used / to.at.saturating_sub(from.at).max(1) as f64))
     };
     if let Some((ns, share)) = used(&evidence.window_before, &evidence.window_after)
@@ -279,7 +296,7 @@ fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[
         client.user_bytes_per_connection = Some(round(grown / report.subscribers as f64));
     }
     let (mut busiest, mut longest_wait) = (0f64, 0f64);
-    let mut used = evidence.publishing_ns;
+    let mut used = evidence.publishing_ns + evidence.conductor_ns;
     for (index, thread) in threads.iter().enumerate() {
         let waited = match (evidence.schedule_before.get(index), evidence.schedule_after.get(index)) {
             (Some(before), Some(after)) => after.1.saturating_sub(before.1) as f64 / active,
@@ -295,11 +312,12 @@ fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[
             loop_delay_us: Percentiles::of(&thread.loop_delay, 1e3),
         });
     }
-    let cores = client_cores(case.load);
+    let cores = client_cores(case.load).len().max(1);
     let together = used as f64 / active / cores as f64;
     let publisher = evidence.publisher_ns as f64 / active;
     client.cores_share = round(together);
     client.publisher_cpu_share = round(publisher);
+    client.conductor_cpu_share = round(evidence.conductor_ns as f64 / active);
     client.bottleneck = busiest.max(together).max(publisher) > BUSY_SHARE;
     if publisher > BUSY_SHARE {
         report.notes.push(format!(
@@ -344,12 +362,6 @@ fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[
         ));
     }
     report.client = client;
-}
-
-/// How many cores the client's threads may use.
-fn client_cores(load: &Load) -> usize {
-    let given: std::collections::BTreeSet<_> = load.client_cores.iter().collect();
-    if given.is_empty() { sys::allowed_cores().len().max(1) } else { given.len() }
 }
 
 #[cfg(test)]
@@ -406,6 +418,27 @@ mod tests {
         let report = judged(&[0], published(2_850 * MILLISECOND), 1e6);
         assert!(report.client.bottleneck && report.notes[0].contains("a publisher"), "{:?}", report.notes);
         assert_eq!(report.client.publisher_cpu_share, 0.95);
+    }
+
+    /// The thread that conducts the run was nobody's: its work was in no figure.
+    #[test]
+    fn the_conductor_is_a_part_of_the_client() {
+        let mut evidence = Evidence::default();
+        evidence.watch(SECOND, Vec::new());
+        let mut spin = 0u64;
+        while sys::thread_cpu_ns() < evidence.conductor_before_ns + 5 * MILLISECOND {
+            spin += 1;
+        }
+        evidence.active(SECOND + 10 * MILLISECOND);
+        assert!(spin > 0 && evidence.conductor_ns >= 5 * MILLISECOND);
+
+        evidence.conductor_ns = 9 * MILLISECOND;
+        let load = Load { client_cores: vec![1], ..Load::default() };
+        let case = Case { kind: &Kind::Fanout, load: &load, groups: &[], name: "", published: 0 };
+        let mut report = Report { subscribers: 1, ..Report::default() };
+        client(&mut report, &case, &evidence, &[]);
+        assert_eq!((report.client.conductor_cpu_share, report.client.cores_share), (0.9, 0.9));
+        assert!(report.client.bottleneck);
     }
 
     /// It was written down and never judged.

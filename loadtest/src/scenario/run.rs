@@ -19,8 +19,7 @@ use crate::publish::{Connection, Tally};
 use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sources::Sources;
-use crate::steer::{Steered, pin_server};
-use crate::sys;
+use crate::steer::{Kept, Steered, client_cores, pin_server};
 use crate::target::{RequestTemplates, Values};
 
 /// Beyond so many topics none is tried before the measurement.
@@ -42,7 +41,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
             "--steered moves the kernel work of loopback, {target} is not on it: leave it out"
         )));
     }
-    let cores = if load.client_cores.is_empty() { sys::allowed_cores() } else { load.client_cores.clone() };
+    let cores = client_cores(load);
     // Each thread has a descriptor table of its own, so more threads are more descriptors.
     let threads = load.threads.unwrap_or_else(|| cores.len().max(tables_for(load.subscribers)));
     let threads = threads.clamp(1, load.subscribers as usize);
@@ -66,6 +65,10 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     {
         pin_server(server, &load.server_cores)?;
     }
+    // This thread looks at the run every millisecond: on the server's core it would be in its way. The client's
+    // threads and the publishers begin where it is.
+    let kept = (!load.client_cores.is_empty() || !load.server_cores.is_empty()).then(|| Kept::on(&cores));
+    let kept = kept.transpose()?;
     let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };
 
     let groups = groups(kind, load)?;
@@ -124,7 +127,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);
-    drop(steered);
+    drop((steered, kept));
     report
 }
 
