@@ -43,6 +43,18 @@ impl Cores {
             of.filter_map(|(core, now)| Some(now.saturating_sub(*earlier.ksoftirqd.get(core)?))).collect();
         (!ran.is_empty()).then(|| ran.iter().sum())
     }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.ticks.len()
+    }
+
+    /// Seconds that the hypervisor gave to others since the machine was started, of all cores together.
+    pub(crate) fn stolen_seconds(&self) -> f64 {
+        /// The kernel's unit for user space (USER_HZ), which is 100 everywhere.
+        const TICKS_A_SECOND: f64 = 100.0;
+        self.ticks.values().map(|(stolen, _)| *stolen as f64).sum::<f64>() / TICKS_A_SECOND
+    }
 }
 
 #[cfg(test)]
@@ -96,7 +108,7 @@ mod tests {
         assert_eq!(after.stolen_since(&before, &[0]), Some(0.2));
         assert_eq!(after.stolen_since(&before, &[1]), Some(0.0));
         assert_eq!(after.stolen_since(&before, &[]), Some(0.1));
-        assert_eq!(after.stolen_since(&before, &[7]), None);
+        assert_eq!((after.stolen_since(&before, &[7]), after.stolen_seconds()), (None, 0.2));
     }
 
     #[test]

@@ -13,10 +13,12 @@ mod cores;
 mod failure;
 mod http;
 mod limits;
+mod provenance;
 mod publish;
 mod report;
 mod sample;
 mod scenario;
+mod secrets;
 mod sequence;
 mod sources;
 mod sse;
@@ -32,6 +34,7 @@ use clap::Parser;
 use crate::cli::{Cli, Task};
 use crate::compare::Compare;
 use crate::failure::{Failure, Outcome};
+use crate::provenance::Provenance;
 use crate::report::{Report, comparison, summary};
 use crate::scenario::{Kind, Load};
 
@@ -65,7 +68,9 @@ fn main() -> ExitCode {
 }
 
 fn one_run(kind: &Kind, load: &Load) -> Outcome<ExitCode> {
-    let report = scenario::run(kind, load, &load.url)?;
+    let provenance = Provenance::begin();
+    let mut report = scenario::run(kind, load, &secrets::url(&load.url))?;
+    report.provenance = Some(provenance.until_now());
     println!("{}", summary(&report));
     if let Some(path) = &load.json {
         write_json(path, &report)?;

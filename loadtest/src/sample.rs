@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 
+use crate::cores::Cores;
 use crate::failure::{Failure, Outcome};
 use crate::sys;
 
@@ -186,19 +187,28 @@ pub(crate) fn available_bytes() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
+/// Memory of the machine.
+pub(crate) fn memory_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+/// The name of the first processor.
+pub(crate) fn processor() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// One line about the machine, for reports.
 pub(crate) fn machine() -> String {
-    let first = |path: &str, name: &str| {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or("");
-        line.split_once(':').map_or("?", |(_, value)| value.trim()).to_owned()
-    };
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let unknown = || "?".to_owned();
+    // Not those that this thread may use: it keeps to the client's.
+    let cores = Cores::now().count();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
         "{cores} cores, {}, {} of memory, Linux {}",
-        first("/proc/cpuinfo", "model name"),
-        first("/proc/meminfo", "MemTotal"),
+        processor().unwrap_or_else(unknown),
+        memory_bytes().map_or_else(unknown, |bytes| format!("{} kB", bytes / 1024)),
         kernel.trim()
     )
 }

@@ -28,6 +28,11 @@ pub(crate) fn monotonic_ns() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC)
 }
 
+/// Seconds since 1970 by the machine's calendar.
+pub(crate) fn calendar_seconds() -> u64 {
+    read_clock(libc::CLOCK_REALTIME) / 1_000_000_000
+}
+
 /// Processor time of the calling thread in nanoseconds.
 pub(crate) fn thread_cpu_ns() -> u64 {
     read_clock(libc::CLOCK_THREAD_CPUTIME_ID)

@@ -65,6 +65,26 @@ fn the_conductor_keeps_to_the_clients_cores() {
     assert!(seen && child.wait().unwrap().success());
 }
 
+/// A report named neither the program nor the day, and it held the publisher's token.
+#[test]
+fn a_report_says_what_ran_where_and_when_and_holds_no_secret() {
+    let verdict = honest().judge(
+        "fanout -n 5 -r 20 -d 200ms --publish-header Authorization:Bearer-hush --subscribe-header=Cookie:hush",
+    );
+    assert_eq!(verdict.code, 0, "{}", verdict.complaint);
+    let provenance = &verdict.json["provenance"];
+    let command = provenance["command"].as_str().unwrap();
+    let told =
+        "fanout -n 5 -r 20 -d 200ms --publish-header 'Authorization: ***' '--subscribe-header=Cookie: ***'";
+    assert!(command.contains(told), "{command}");
+    assert!(!verdict.json.to_string().contains("hush"), "{}", verdict.json);
+    assert!(provenance["commit"].as_str().unwrap().len() >= 7);
+    assert!(provenance["started"].as_str().unwrap() <= provenance["ended"].as_str().unwrap());
+    assert!(provenance["settings"]["net.core.somaxconn"].is_string());
+    let file = std::fs::read_to_string("/proc/loadavg").unwrap();
+    assert!(provenance["before"]["load_average"].as_array().unwrap().len() == 3, "{file}");
+}
+
 #[test]
 fn a_storm_with_resume_loses_nothing() {
     let verdict = honest().judge("storm -n 50 -r 50 -d 900ms");

@@ -12,6 +12,7 @@ pub(crate) use self::contender::place;
 use self::contender::{Contender, all_contenders};
 pub(crate) use self::refusal::Refusal;
 use crate::failure::{Failure, Outcome};
+use crate::provenance::Provenance;
 use crate::report::{self, Report};
 use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm};
 use crate::sys;
@@ -145,6 +146,7 @@ pub(crate) struct Comparison {
     pub(crate) partial: bool,
     /// Who could not take part, and why.
     pub(crate) absent: Vec<String>,
+    pub(crate) provenance: Provenance,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -190,6 +192,7 @@ impl Compare {
             let load = Load { subscribers, server_pid: Some(0), ..self.load.clone() };
             scenario::check(&self.scenario.kind(), &load)?;
         }
+        let provenance = Provenance::begin();
         let (contenders, absent) = self.contenders()?;
         for missing in &absent {
             eprintln!("fanfare-load: {missing}");
@@ -203,14 +206,14 @@ impl Compare {
                     let report = self.one(&contenders[index], connections, round)?;
                     let interrupted = report.partial;
                     runs.push((index, connections, report));
-                    self.keep(&self.comparison(&contenders, &absent, &runs, true))?;
+                    self.keep(&self.comparison(&contenders, &absent, &provenance, &runs, true))?;
                     if interrupted || sys::interrupted() {
                         break 'all;
                     }
                 }
             }
         }
-        let comparison = self.comparison(&contenders, &absent, &runs, sys::interrupted());
+        let comparison = self.comparison(&contenders, &absent, &provenance, &runs, sys::interrupted());
         self.write(&comparison)?;
         Ok(comparison)
     }
@@ -220,6 +223,7 @@ impl Compare {
         &self,
         contenders: &[Contender],
         absent: &[String],
+        provenance: &Provenance,
         runs: &[(usize, u64, Report)],
         partial: bool,
     ) -> Comparison {
@@ -244,6 +248,7 @@ impl Compare {
             rounds: self.rounds,
             partial,
             absent: absent.to_vec(),
+            provenance: provenance.until_now(),
             rows,
         }
     }
@@ -405,6 +410,7 @@ mod tests {
             rounds: 3,
             partial: false,
             absent: Vec::new(),
+            provenance: Provenance::begin(),
             rows: rows.map(row).into(),
         }
     }

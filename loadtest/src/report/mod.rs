@@ -12,6 +12,7 @@ pub(crate) use table::{comparison, figure, summary};
 
 use crate::ask::Asked;
 use crate::client::Timings;
+use crate::provenance::Provenance;
 use crate::sequence::Faults;
 
 /// Latency at the usual percentiles.
@@ -188,6 +189,9 @@ pub(crate) struct Report {
     /// Whether that time is counted as the server's in the figures of its CPU.
     pub(crate) ksoftirqd_is_the_servers: bool,
     pub(crate) conditions: Conditions,
+    /// Of a run by itself; the runs of a comparison have one together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) provenance: Option<Provenance>,
 }
 
 impl Report {

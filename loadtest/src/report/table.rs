@@ -161,6 +161,7 @@ pub(super) fn notes_of(row: &Row) -> impl Iterator<Item = String> {
 mod tests {
     use super::*;
     use crate::compare::Contest;
+    use crate::provenance::Provenance;
 
     /// They were in the JSON and on the page: on a terminal a row that the client had spoiled looked like any
     /// other.
@@ -185,6 +186,7 @@ mod tests {
             rounds: 1,
             partial: false,
             absent: Vec::new(),
+            provenance: Provenance::begin(),
             rows: vec![row],
         });
         assert!(text.ends_with("\nnote: bare at 10,000: the client was the bottleneck"), "{text}");

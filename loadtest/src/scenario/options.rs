@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::parse_duration;
 use crate::failure::{Failure, Outcome};
+use crate::secrets;
 use crate::stamp;
 use crate::target::{Dialect, RequestTemplates, Template};
 
@@ -22,24 +23,29 @@ const MOST_ASKERS: u64 = 4_096;
 pub(crate) struct Load {
     /// The server, e.g. http://127.0.0.1:8844
     #[arg(long, default_value = "http://127.0.0.1:8844")]
+    #[serde(serialize_with = "secrets::shown_url")]
     pub(crate) url: String,
     /// What kind of server it is: sets the URLs that the options below can override
     #[arg(long, value_enum, default_value_t)]
     pub(crate) server: Dialect,
     /// URL to subscribe at, with {topic}
     #[arg(long, value_name = "URL")]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) subscribe_url: Option<String>,
     /// Header of every subscription; may be given several times
     #[arg(long = "subscribe-header", value_name = "NAME: VALUE")]
+    #[serde(serialize_with = "secrets::headers")]
     pub(crate) subscribe_headers: Vec<String>,
     /// URL to publish to, with {topic}, {data}, {seq}
     #[arg(long, value_name = "URL")]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) publish_url: Option<String>,
     /// Method of a publish
     #[arg(long, value_name = "METHOD")]
     pub(crate) publish_method: Option<String>,
     /// Header of every publish; may be given several times
     #[arg(long = "publish-header", value_name = "NAME: VALUE")]
+    #[serde(serialize_with = "secrets::headers")]
     pub(crate) publish_headers: Vec<String>,
     /// Body of a publish, with {topic}, {data}, {seq}. The data needs no escaping
     #[arg(long, value_name = "TEXT")]
@@ -103,6 +109,7 @@ pub(crate) struct Load {
 
     /// Ask this URL meanwhile, again and again: what other requests do to the deliveries
     #[arg(long, value_name = "URL")]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) ask: Option<String>,
     /// Clients that ask it, each on a connection of its own
     #[arg(long, default_value_t = 300)]
