@@ -99,6 +99,6 @@ fn many_runs(compare: Compare) -> Outcome<ExitCode> {
 }
 
 fn write_json(path: &std::path::Path, value: &impl serde::Serialize) -> Outcome<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(format!("JSON: {error}")))?;
+    let text = serde_json::to_string(value).map_err(|error| Failure::new(format!("JSON: {error}")))?;
     std::fs::write(path, text + "\n").map_err(|error| Failure::new(format!("{}: {error}", path.display())))
 }

@@ -52,6 +52,9 @@ pub(crate) fn round(value: f64) -> f64 {
     (value * scale).round() / scale
 }
 
+/// Points of a curve from one nine to the next.
+const STEPS_A_NINE: f64 = 10.0;
+
 /// `(quantile, value in us)` pairs for a plot on the usual axis, where each nine is as wide as the one
 /// before.
 pub(crate) fn curve(timings: &Timings) -> Vec<(f64, f64)> {
@@ -59,9 +62,9 @@ pub(crate) fn curve(timings: &Timings) -> Vec<(f64, f64)> {
         return Vec::new();
     }
     let nines = (timings.len() as f64).log10().clamp(1.0, 6.0);
-    let steps = 60;
-    let quantile = |step: i32| 1.0 - 10f64.powf(-nines * f64::from(step) / f64::from(steps));
-    (0..=steps)
+    // The same quantiles in each run, as far as its deliveries go.
+    let quantile = |step: i32| 1.0 - 10f64.powf(-f64::from(step) / STEPS_A_NINE);
+    (0..=(nines * STEPS_A_NINE) as i32)
         .map(|step| (quantile(step), round(timings.value_at_quantile(quantile(step)) as f64 / 1e3)))
         .collect()
 }
