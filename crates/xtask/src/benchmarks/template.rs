@@ -9,8 +9,8 @@
 //! | `{{range FILE ROW FIGURE}}` | from the lowest to the highest |
 //! | `{{ratio FILE ROW ROW FIGURE}}` | the first median in units of the second |
 //! | `{{machine FILE}}`, `{{command FILE}}`, `{{day FILE}}`, `{{rounds FILE}}` | what the file says of itself |
-//! | `{{table FILE ...` | a table of the rows of comparisons, see [`table`] |
-//! | `{{runs ...` | a table of runs by themselves, see [`runs`] |
+//! | `{{table FILE ...` | a table of the rows of comparisons, see `tables.rs` |
+//! | `{{runs ...` | a table of runs by themselves, see `tables.rs` |
 //!
 //! A figure is the path of its key in a report, like `latency_us.p99`, and may be followed by ` * 100` or
 //! ` / 1000`. A paragraph with figures is filled anew.
