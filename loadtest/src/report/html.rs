@@ -53,10 +53,17 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
         let mut bar_plot = |name: &str, title: &str, parts: fn(&Row) -> Option<Vec<Figure>>| {
             let bar = |row: &Row| {
                 let parts = parts(row)?;
-                let text = parts.iter().map(|part| with_range(*part)).collect::<Vec<_>>().join(" + ");
-                let length =
-                    |part: &Figure| Length { value: part.median, lowest: part.lowest, highest: part.highest };
-                let parts = parts.iter().map(length).collect();
+                // The range is that of the first part, which the plot is about; the others would cross it.
+                let text = |(place, part): (usize, &Figure)| match place {
+                    0 => with_range(*part),
+                    _ => figure(Some(part.median)),
+                };
+                let text = parts.iter().enumerate().map(text).collect::<Vec<_>>().join(" + ");
+                let length = |(place, part): (usize, &Figure)| match place {
+                    0 => Length { value: part.median, lowest: part.lowest, highest: part.highest },
+                    _ => Length { value: part.median, lowest: part.median, highest: part.median },
+                };
+                let parts = parts.iter().enumerate().map(length).collect();
                 Some(Bar { name: row.name.clone(), colour: colour(&row.name), parts, text })
             };
             let measured = |row: &Row| bar(row).is_some();
@@ -83,8 +90,10 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
         bar_plot("memory", "Bytes per stream: server + kernel, both ends (pale)", |row| {
             let mut parts = vec![row.figure("server_user_bytes_per_connection")?];
             // Left out where the rest of the machine was too lively to tell.
-            parts.extend(row.figure("kernel_slab_bytes_per_pair"));
-            parts.extend(row.figure("kernel_stack_bytes_per_pair"));
+            if let Some(slab) = row.figure("kernel_slab_bytes_per_pair") {
+                let stacks = row.figure("kernel_stack_bytes_per_pair").map_or(0.0, |stacks| stacks.median);
+                parts.push(Figure { median: slab.median + stacks, ..slab });
+            }
             Some(parts)
         });
         // Elsewhere it is the rate that was asked for.

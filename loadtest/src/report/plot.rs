@@ -5,6 +5,8 @@ use std::fmt::Write;
 const WIDTH: f64 = 720.0;
 const LEFT: f64 = 130.0;
 const RIGHT: f64 = 170.0;
+/// Room for the text behind the longest bar.
+const TEXT: f64 = 230.0;
 const TOP: f64 = 40.0;
 const LINES_HEIGHT: f64 = 340.0;
 /// Told apart also by those who see few colours.
@@ -172,14 +174,13 @@ pub(super) struct Length {
 pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
     let height = TOP + 26.0 * bars.len() as f64 + 10.0;
     let mut svg = open(height, title);
-    // Up to the end of the last part's range.
+    // Up to the end of the range, where that is beyond the bar.
     let reach = |bar: &Bar| {
-        let lengths = bar.parts.iter().map(|part| part.value.max(0.0));
-        let beyond = bar.parts.last().map_or(0.0, |part| part.highest - part.value);
-        lengths.sum::<f64>() + beyond.max(0.0)
+        let sum: f64 = bar.parts.iter().map(|part| part.value.max(0.0)).sum();
+        bar.parts.iter().map(|part| part.highest).fold(sum, f64::max)
     };
     let most = bars.iter().map(reach).fold(f64::MIN_POSITIVE, f64::max);
-    let scale = (WIDTH - LEFT - RIGHT) / most;
+    let scale = (WIDTH - LEFT - TEXT) / most;
     for (index, bar) in bars.iter().enumerate() {
         let top = TOP + 26.0 * index as f64;
         let colour = COLOURS[bar.colour % COLOURS.len()];
@@ -190,7 +191,7 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
             top + 14.0,
             escape(&bar.name)
         );
-        let (mut left, mut end) = (LEFT, LEFT);
+        let mut left = LEFT;
         for (depth, part) in bar.parts.iter().enumerate() {
             let width = part.value.max(0.0) * scale;
             let opacity = 1.0 / (1.0 + 1.5 * depth as f64);
@@ -208,8 +209,8 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
                 );
             }
             left += width;
-            end = end.max(left + (part.highest - part.value).max(0.0) * scale);
         }
+        let end = LEFT + reach(bar) * scale;
         let _ =
             write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", end + 6.0, top + 14.0, escape(&bar.text));
     }

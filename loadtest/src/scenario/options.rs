@@ -122,7 +122,7 @@ pub(crate) struct Load {
     /// The server's process, for its CPU and memory; its children are included
     #[arg(long)]
     pub(crate) server_pid: Option<u32>,
-    /// Cores for the client, e.g. 1 or 2,3
+    /// Cores for the client, e.g. 1 or 2,3 [default: all but --server-cores]
     #[arg(long, value_delimiter = ',')]
     pub(crate) client_cores: Vec<usize>,
     /// Cores to move the server to, where it stays; needs --server-pid
