@@ -272,7 +272,7 @@ impl Conductor<'_> {
             }
         }
         bar.finish_and_clear();
-        self.evidence.active_until = clock::now();
+        self.evidence.active(clock::now());
         for publisher in publishers {
             match publisher.finish() {
                 Ok(tally) => self.evidence.publishing(tally),
@@ -319,7 +319,7 @@ impl Conductor<'_> {
             let delivered = self.crowd()?.delivered();
             if delivered > best {
                 (best, since, asked) = (delivered, clock::now(), false);
-                self.evidence.active_until = since;
+                self.evidence.active(since);
             }
             if expected.is_some_and(|expected| delivered >= expected) || clock::now() - since > patience {
                 break;
@@ -393,7 +393,7 @@ impl Conductor<'_> {
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
         let mut evidence = std::mem::take(&mut self.evidence);
         if evidence.active_until == 0 {
-            evidence.active_until = clock::now();
+            evidence.active(clock::now());
         }
         let observed = crowd.finish(published)?;
         if self.server.is_none() {

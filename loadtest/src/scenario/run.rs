@@ -20,9 +20,8 @@ use crate::publish::{Connection, Tally};
 use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sources::Sources;
-use crate::steer::{Steered, pin_server};
+use crate::steer::{Kept, Steered, client_cores, pin_server};
 use crate::subscription::{self, Subscriptions};
-use crate::sys;
 use crate::target::{RequestTemplates, Values};
 use crate::tls::Tls;
 
@@ -76,7 +75,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
             "--steered moves the kernel work of loopback, {elsewhere} is not on it: leave it out"
         )));
     }
-    let cores = if load.client_cores.is_empty() { sys::allowed_cores() } else { load.client_cores.clone() };
+    let cores = client_cores(load);
     // Each thread has a descriptor table of its own, so more threads are more descriptors.
     let threads = load.threads.unwrap_or_else(|| cores.len().max(tables_for(load.subscribers)));
     let threads = threads.clamp(1, load.subscribers as usize);
@@ -100,6 +99,10 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     {
         pin_server(server, &load.server_cores)?;
     }
+    // This thread looks at the run every millisecond: on the server's core it would be in its way. The client's
+    // threads and the publishers begin where it is.
+    let kept = (!load.client_cores.is_empty() || !load.server_cores.is_empty()).then(|| Kept::on(&cores));
+    let kept = kept.transpose()?;
     let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };
 
     let listens = matches!(kind, Kind::Listen(_)) || !load.can_publish();
@@ -174,7 +177,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);
-    drop(steered);
+    drop((steered, kept));
     report
 }
 
