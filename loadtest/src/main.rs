@@ -23,6 +23,8 @@ mod stamp;
 mod steer;
 mod sys;
 mod target;
+#[allow(dead_code)]
+mod tun;
 
 use std::process::ExitCode;
 
