@@ -11,16 +11,17 @@ mod clock;
 mod compare;
 mod failure;
 mod http;
-mod ledger;
 mod limits;
 mod publish;
 mod report;
 mod sample;
 mod scenario;
+mod sequence;
 mod sources;
 mod sse;
 mod stamp;
 mod steer;
+mod subscription;
 mod sys;
 mod target;
 #[allow(dead_code)]
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 fn one_run(kind: &Kind, load: &Load) -> Outcome<ExitCode> {
-    let report = scenario::run(kind, load, &load.url)?;
+    let report = scenario::run(kind, load, &load.target_name())?;
     println!("{}", summary(&report));
     if let Some(path) = &load.json {
         write_json(path, &report)?;

@@ -98,7 +98,10 @@ impl Server {
 
     /// Proportional set size: user memory, pages shared with others counted in part.
     pub(crate) fn user_bytes(self) -> Option<u64> {
-        self.pids().into_iter().map(pss).sum()
+        // A child that has ended meanwhile has none, and is no reason to tell nothing.
+        let has_ended = |pid| stat(pid).is_none_or(|fields| fields.first().is_some_and(|state| state == "Z"));
+        let of = |pid| pss(pid).or_else(|| has_ended(pid).then_some(0));
+        self.pids().into_iter().map(of).sum()
     }
 
     /// Why its memory cannot be told, where that is so: another user's process shows its CPU, not its memory.

@@ -182,6 +182,14 @@ pub(crate) fn receive(socket: RawFd, into: &mut [u8]) -> io::Result<usize> {
     if read < 0 { Err(io::Error::last_os_error()) } else { Ok(read as usize) }
 }
 
+/// Bytes that wait in a socket's receive buffer.
+pub(crate) fn unread(socket: RawFd) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one c_int, which is live and writable for the length of the call.
+    check(unsafe { libc::ioctl(socket, libc::FIONREAD, &raw mut bytes) })?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
 /// Writes without waiting and without SIGPIPE.
 pub(crate) fn send(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;

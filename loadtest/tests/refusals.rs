@@ -107,7 +107,7 @@ fn what_cannot_work_is_said_before_it_starts() {
         ("fanout -n 9000000 --threads 1", "ulimit -n"),
         ("fanout --url https://127.0.0.1/", "TLS"),
         ("fanout --url nowhere", "http://host:port/path"),
-        ("fanout --size 5", "72 bytes"),
+        ("fanout --size 5", "84 bytes"),
         ("fanout --rate 0", "--rate"),
         ("fanout --server-pid 4194305", "--server-pid"),
         ("fanout --sources 10.0.0.9-10.0.0.1", "--sources"),

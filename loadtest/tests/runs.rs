@@ -53,6 +53,7 @@ fn a_storm_without_resume_misses_and_says_how_much() {
     let verdict = honest().judge("storm --no-resume -n 50 -r 50 -d 900ms");
     assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
     assert_eq!(verdict.count("deliveries") + verdict.count("missed_while_away"), 50 * 46);
+    assert!(verdict.count("missed_while_away") >= 50 * 5 && verdict.count("published_while_away") == 5);
 }
 
 #[test]
@@ -61,7 +62,7 @@ fn the_other_scenarios_run() {
         ("idle -n 20 -d 300ms --events 3", Some(20 * 4)),
         ("saturate -n 5 -d 300ms --window 10", None),
         ("churn -n 20 -r 50 -d 500ms --per-second 40", None),
-        ("topics -n 7 -r 100 -d 200ms --publishers 2", Some(20)),
+        ("topics -n 7 -r 100 -d 200ms --publishers 2", Some(7 + 20)),
         ("mixed -n 20 --small 5 -r 20 --small-rate 50 -d 400ms", Some(15 * 9 + 5 * 21)),
         ("slow -n 20 --share 0.25 -r 50 -d 400ms", Some(20 * 21)),
     ] {

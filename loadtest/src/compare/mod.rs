@@ -13,7 +13,7 @@ use self::contender::{Contender, all_contenders};
 pub(crate) use self::refusal::Refusal;
 use crate::failure::{Failure, Outcome};
 use crate::report::{self, Report};
-use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm};
+use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, Topics};
 use crate::sys;
 
 /// Events that the publisher may be ahead of the average subscriber in `saturate`: less than the shortest
@@ -51,10 +51,10 @@ impl Contest {
             Contest::Idle => Kind::Idle(Idle::default()),
             Contest::Saturate => Kind::Saturate(Saturate { window: WINDOW }),
             // Most contenders have nothing to resume from.
-            Contest::Storm => Kind::Storm(Storm { no_resume: true }),
+            Contest::Storm => Kind::Storm(Storm { no_resume: true, ..Storm::default() }),
             Contest::Slow => Kind::Slow(Slow::default()),
             Contest::Churn => Kind::Churn(Churn::default()),
-            Contest::Topics => Kind::Topics,
+            Contest::Topics => Kind::Topics(Topics::default()),
             Contest::Mixed => Kind::Mixed(Mixed::default()),
         }
     }

@@ -16,9 +16,6 @@ use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
 use crate::sys;
 
-/// How long an answer to a publish may take. The bare loop answers when it has sent to everybody, which with
-/// a million streams on a busy machine takes longer than 20 s.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at whether the run is over while a server takes or gives nothing.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -31,8 +28,12 @@ fn is_kept(stream: &TcpStream) -> bool {
 
 /// Tries until something was done, a time is up, or the run is over: Ctrl-C is not to wait for a server that
 /// stalls.
-fn patiently(stop: &AtomicBool, mut attempt: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    let patience = clock::now() + clock::nanoseconds(PATIENCE);
+fn patiently(
+    stop: &AtomicBool,
+    patience: Duration,
+    mut attempt: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
+    let patience = clock::now() + clock::nanoseconds(patience);
     loop {
         match attempt() {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -56,11 +57,14 @@ pub(crate) struct Connection {
     under_way: VecDeque<u64>,
     /// Set where nobody wants the answer any more.
     stop: Arc<AtomicBool>,
+    /// How long an answer may take.
+    patience: Duration,
 }
 
 impl Connection {
-    pub(crate) fn new(address: SocketAddr, stop: Arc<AtomicBool>) -> Connection {
-        Connection { address, stream: None, received: Vec::new(), under_way: VecDeque::new(), stop }
+    pub(crate) fn new(address: SocketAddr, patience: Duration, stop: Arc<AtomicBool>) -> Connection {
+        let (received, under_way) = (Vec::new(), VecDeque::new());
+        Connection { address, stream: None, received, under_way, stop, patience }
     }
 
     /// Requests that have no answer yet.
@@ -75,11 +79,11 @@ impl Connection {
         }
         for attempt in 0.. {
             let fresh = self.stream.is_none();
-            let stop = self.stop.clone();
+            let (stop, patience) = (self.stop.clone(), self.patience);
             let mut stream: &TcpStream = self.connected()?;
             let mut left = request;
             let result = loop {
-                match patiently(&stop, || stream.write(left)) {
+                match patiently(&stop, patience, || stream.write(left)) {
                     Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
                     Ok(written) => left = &left[written..],
                     Err(error) => break Err(error),
@@ -165,16 +169,17 @@ impl Connection {
             .ok_or_else(|| Failure::new("the server closed the publisher's connection"))?;
         let start = self.received.len();
         self.received.resize(start + 16 * 1024, 0);
-        let read = patiently(&self.stop, || stream.read(&mut self.received[start..]));
+        let read = patiently(&self.stop, self.patience, || stream.read(&mut self.received[start..]));
         self.received.truncate(start + read.as_ref().copied().unwrap_or(0));
         match read {
             Ok(length) => Ok(length),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 Err(Failure::new("interrupted while a publish had no answer"))
             }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Err(Failure::new(format!("a publish had no answer for {} s", PATIENCE.as_secs())))
-            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::new(format!(
+                "a publish had no answer for {} s: raise --patience if the server needs longer",
+                self.patience.as_secs_f64()
+            ))),
             Err(error) => Err(Failure::new(format!("the publisher's connection broke: {error}"))),
         }
     }

@@ -5,14 +5,16 @@ mod html;
 mod plot;
 mod table;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 pub(crate) use html::{page, plots};
 pub(crate) use table::{comparison, figure, summary};
 
 use crate::ask::Asked;
-use crate::client::Timings;
-use crate::ledger::Faults;
+use crate::client::{IdFigures, Timings};
+use crate::sequence::Faults;
 
 /// Latency at the usual percentiles.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -95,7 +97,14 @@ pub(crate) struct ClientThread {
 /// How the client fared: a slow judge makes every server slow.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Client {
+    /// The client was at its limit: latencies are upper bounds of the server's, and rates lower bounds.
     pub(crate) bottleneck: bool,
+    /// Cores that the client's threads may use.
+    pub(crate) cores: usize,
+    /// Of the busiest thread, the time that it waited for a core included.
+    pub(crate) busiest_share: f64,
+    /// Of the thread that waited longest for a core.
+    pub(crate) longest_wait_share: f64,
     pub(crate) threads: Vec<ClientThread>,
     /// What all client threads and publishers used of the cores they may use.
     pub(crate) cores_share: f64,
@@ -166,6 +175,70 @@ pub(crate) struct Report {
     pub(crate) asked: Option<Asked>,
 
     pub(crate) client: Client,
+
+    /// What the run is: `valid`, `valid, client-bound`, `fell behind`, `NOT VALID` or `partial`.
+    pub(crate) verdict: &'static str,
+    /// The client was the bottleneck: rates are at least, and latencies at most, what is said.
+    pub(crate) lower_bound: bool,
+    /// The server got later and later.
+    pub(crate) fell_behind: bool,
+    /// Events that were published before the measurement, one for each topic.
+    pub(crate) tried_out: u64,
+    pub(crate) streams_open_at_end: u64,
+    /// Streams that were asked for with `Last-Event-ID`.
+    pub(crate) streams_resumed: u64,
+    /// Deliveries that were outstanding when the last event was published.
+    pub(crate) backlog_at_last_publish: Option<u64>,
+    pub(crate) offered_deliveries_per_s: Option<f64>,
+    /// Of the mean latency, from the first to the last tenth of the seconds in which events were due.
+    pub(crate) latency_growth_ms: Option<f64>,
+    pub(crate) published_while_away: Option<u64>,
+    pub(crate) slow_backlog_bytes: Option<u64>,
+    pub(crate) slow_waiting_bytes: Option<u64>,
+    pub(crate) heartbeats: Heartbeats,
+    pub(crate) ids: IdFigures,
+    /// `event` fields by name.
+    pub(crate) event_names: BTreeMap<String, u64>,
+    /// What went wrong with streams, by kind.
+    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) listened: Option<Listened>,
+    pub(crate) seconds: Vec<SecondOfRun>,
+}
+
+/// Comments that came on streams that were open.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Heartbeats {
+    pub(crate) count: u64,
+    /// Streams, open at the end, that had one.
+    pub(crate) streams_with: u64,
+    /// The longest time without a byte.
+    pub(crate) longest_silence_s: f64,
+    /// Streams that were silent for longer than twice `--expect-heartbeat`, or for a minute without it.
+    pub(crate) silent_streams: u64,
+}
+
+/// What came in a run that publishes nothing.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Listened {
+    pub(crate) events: u64,
+    pub(crate) events_per_s: f64,
+    pub(crate) bytes_per_s: f64,
+    /// From the start of a connect to the first event of the stream.
+    pub(crate) first_event_ms: Option<Percentiles>,
+    /// Between two events of a stream.
+    pub(crate) gap_ms: Option<Percentiles>,
+    /// From the start of a connect to the last event of a stream that has ended.
+    pub(crate) last_event_ms: Option<Percentiles>,
+}
+
+/// A second of the run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct SecondOfRun {
+    /// Deliveries that arrived in it.
+    pub(crate) deliveries: u64,
+    /// Of the events that were due in it.
+    pub(crate) latency_mean_ms: Option<f64>,
+    pub(crate) latency_max_ms: Option<f64>,
 }
 
 impl Report {

@@ -10,13 +10,14 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 
 use super::super::Stage;
-use super::super::book::{Desk, Place, record};
+use super::super::observations::{DeliverySink, Place, record};
 use super::super::subscriber::{NOTHING_OWED, State};
 use super::opening::unfit;
 use super::{OWED_AFTER, READ_BYTES, Worker, token};
 use crate::clock::{self, MILLISECOND};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
+use crate::sse::TooLong;
 use crate::sys;
 
 /// Full reads of one stream before the others have their turn.
@@ -81,7 +82,7 @@ impl Worker<'_> {
     }
 
     pub(super) fn received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
-        self.book.report.bytes += bytes.len() as u64;
+        self.recorder.observations.bytes += bytes.len() as u64;
         if self.subscribers[index].state == State::Open {
             return self.body(index, bytes);
         }
@@ -89,17 +90,27 @@ impl Worker<'_> {
         if let Some(kept) = &mut kept {
             kept.extend_from_slice(bytes);
         }
-        let text: &[u8] = kept.as_ref().map_or(bytes, |kept| kept.as_slice());
-        let head = match http::parse_head(text) {
-            Ok(Some(head)) => head,
-            Ok(None) => {
-                self.subscribers[index].head = Some(kept.unwrap_or_else(|| Box::new(bytes.to_vec())));
-                return Ok(());
+        let mut text: &[u8] = kept.as_ref().map_or(bytes, |kept| kept.as_slice());
+        let head = loop {
+            match http::parse_head(text) {
+                // Early hints and the like: the answer comes after them.
+                Ok(Some(head)) if head.is_informational() => text = &text[head.length..],
+                Ok(Some(head)) => break head,
+                Ok(None) => {
+                    self.subscribers[index].head = Some(Box::new(text.to_vec()));
+                    return Ok(());
+                }
+                Err(failure) => {
+                    return self.unfit_answer(index, "the answer is not HTTP", &failure.to_string());
+                }
             }
-            Err(failure) => return Err(self.during_opening(&failure.to_string())),
         };
         if let Some(wrong) = unfit(&head, &text[head.length..]) {
-            return Err(self.during_opening(&wrong));
+            let kind = match head.status {
+                200 => "the answer is no event stream".to_owned(),
+                status => format!("status {status}"),
+            };
+            return self.unfit_answer(index, &kind, &wrong);
         }
         let rest = text[head.length..].to_vec();
         self.opened(index, &head);
@@ -113,22 +124,25 @@ impl Worker<'_> {
         subscriber.framing = head.framing;
         subscriber.stream.reopen();
         if subscriber.attempts > 0 {
-            self.book.report.reopened += 1;
+            self.recorder.observations.reopened += 1;
             subscriber.attempts = 0;
         }
         if (subscriber.joins || subscriber.skips) && subscriber.owed_from == NOTHING_OWED {
             self.joining.push_back((now + OWED_AFTER, index as u32, subscriber.generation));
         }
         self.opening -= 1;
-        self.line.open.fetch_add(1, Ordering::Relaxed);
-        self.book.report.opened += 1;
-        self.line.opened.store(self.book.report.opened, Ordering::Relaxed);
-        record(&mut self.book.report.opening, now.saturating_sub(subscriber.started));
+        self.control.open.fetch_add(1, Ordering::Relaxed);
+        self.recorder.observations.opened += 1;
+        self.control.opened.store(self.recorder.observations.opened, Ordering::Relaxed);
+        self.recorder.heard(&mut self.subscribers[index], now);
+        let subscriber = &self.subscribers[index];
+        record(&mut self.recorder.observations.opening, now.saturating_sub(subscriber.started));
     }
 
     fn body(&mut self, index: usize, mut bytes: &[u8]) -> Outcome<()> {
         let now = clock::now();
         let subscriber = &mut self.subscribers[index];
+        self.recorder.heard(subscriber, now);
         let mut rest = match subscriber.unfinished.take() {
             Some(rest) => *rest,
             None => std::mem::take(&mut self.scratch),
@@ -140,11 +154,24 @@ impl Worker<'_> {
             skips: &mut subscriber.skips,
             owed_from: subscriber.owed_from,
             sequence: &mut subscriber.sequence,
+            more: subscriber.more.as_mut().map(|more| more.as_mut_slice()),
+            started: subscriber.started,
+            event_at: &mut subscriber.event_at,
+            had_heartbeat: &mut subscriber.had_heartbeat,
         };
-        let mut desk = Desk { book: &mut self.book, place, now };
+        let mut sink = DeliverySink { recorder: &mut self.recorder, place, now };
         let over = loop {
             match subscriber.framing.step(&mut bytes) {
-                Ok(Step::Body(body)) => subscriber.stream.feed(body, &mut rest, &mut desk),
+                Ok(Step::Body(body)) => {
+                    let fed = subscriber.stream.feed(body, &mut rest, self.plan.line_bytes, &mut sink);
+                    if let Err(TooLong { begins }) = fed {
+                        return Err(Failure::new(format!(
+                            "the server sent a line, or an event, of more than {} bytes, which begins with `{}`: if it is meant so, raise --max-line",
+                            self.plan.line_bytes,
+                            excerpt(&begins)
+                        )));
+                    }
+                }
                 Ok(Step::More) => break None,
                 Ok(Step::End) => break Some("its body is over".to_owned()),
                 Err(failure) => break Some(failure.to_string()),
@@ -158,13 +185,17 @@ impl Worker<'_> {
         }
         match over {
             Some(why) => self.ended(index, &why),
-            None => Ok(()),
+            None if self.leaving.is_empty() => Ok(()),
+            None => {
+                self.leave_if_done(index, false);
+                Ok(())
+            }
         }
     }
 
     /// A stream, or an answer that was to become one, ended without our doing.
     pub(super) fn ended(&mut self, index: usize, why: &str) -> Outcome<()> {
-        let subscriber = &self.subscribers[index];
+        let subscriber = &mut self.subscribers[index];
         if subscriber.state != State::Open {
             let got = subscriber.head.as_ref().map_or(0, |head| head.len());
             let place = if got == 0 { "before any answer" } else { "in the middle of the response head" };
@@ -173,6 +204,7 @@ impl Worker<'_> {
         }
         let after_ms = clock::now().saturating_sub(subscriber.started) / MILLISECOND;
         match self.common.stage() {
+            Stage::Opening if self.plan.listens => {}
             Stage::Opening => {
                 return Err(self.during_opening(&format!(
                     "the server ended a stream {after_ms} ms after it was asked for, before anything was published ({why})"
@@ -184,11 +216,19 @@ impl Worker<'_> {
                 return Ok(());
             }
         }
-        self.book.report.ended += 1;
-        if !subscriber.may_end() {
-            self.book.report.cut += 1;
+        self.recorder.observations.ended += 1;
+        if subscriber.may_end() {
+            self.recorder.stream_over(subscriber);
+        } else {
+            self.recorder.observations.cut += 1;
+            self.recorder.error(format!("a stream was cut: {why}"));
         }
-        self.again(index);
+        if self.plan.comes_back {
+            self.again(index);
+        } else {
+            self.close(index);
+            self.control.over.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 

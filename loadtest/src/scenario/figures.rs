@@ -1,24 +1,19 @@
-//! From what was seen to a report: figures, and whether the run is valid.
+//! From what was seen to the figures of a report.
 
-use super::look::Look;
-use super::{Kind, Load};
+use super::snapshot::Snapshot;
+use super::{Kind, Load, verdict};
 use crate::ask::Asked;
-use crate::client::{Group, Report as Books, SUBSCRIBER_BYTES, ThreadReport, Timings, record, timings};
+use crate::client::{
+    Group, Observations, SUBSCRIBER_BYTES, Second, Series, ThreadObservations, Timings, record, timings,
+};
 use crate::clock::{MILLISECOND, SECOND};
 use crate::failure::Failure;
-use crate::ledger::Faults;
 use crate::publish::Tally;
-use crate::report::{Client, ClientThread, Opening, Part, Percentiles, Report, curve, round};
+use crate::report::{
+    Client, ClientThread, Heartbeats, Listened, Opening, Part, Percentiles, Report, SecondOfRun, curve, round,
+};
+use crate::sequence::Faults;
 use crate::{sample, sys};
-
-/// A client thread that is this busy, waits for a core included, is no judge of the server.
-const BUSY_SHARE: f64 = 0.85;
-/// One that had to wait for a core this much is a judge with a headache.
-const WAITED_SHARE: f64 = 0.15;
-/// A loop delay (p99, of the slowest thread) that is more than this part of the median latency is named. What
-/// comes during a turn of the loop waits for its end. The p99, because the long turns are few but bring most
-/// deliveries.
-const DELAY_PART: f64 = 0.5;
 
 /// What was asked.
 pub(super) struct Case<'a> {
@@ -27,43 +22,51 @@ pub(super) struct Case<'a> {
     pub(super) groups: &'a [Group],
     pub(super) name: &'a str,
     pub(super) published: u64,
+    /// Of these, before the measurement.
+    pub(super) tried_out: u64,
 }
 
 /// What the conductor noted.
 #[derive(Default)]
 pub(super) struct Evidence {
     pub(super) partial: bool,
-    pub(super) before: Look,
+    pub(super) before: Snapshot,
     pub(super) own_before: u64,
     pub(super) opening_ns: u64,
-    pub(super) open: Look,
+    pub(super) open: Snapshot,
     pub(super) own_open: u64,
     pub(super) delivered_before: u64,
     pub(super) delivered_after: u64,
-    pub(super) window_before: Look,
-    pub(super) window_after: Look,
+    pub(super) window_before: Snapshot,
+    pub(super) window_after: Snapshot,
     /// The time in which the client had something to do: from the first publish to the last answer or the
     /// last delivery, without the rest and the patience after it.
     pub(super) active_since: u64,
     pub(super) active_until: u64,
     pub(super) schedule_before: Vec<(u64, u64)>,
     pub(super) schedule_after: Vec<(u64, u64)>,
-    pub(super) last: Look,
-    pub(super) idle: Option<(Look, Look)>,
+    pub(super) last: Snapshot,
+    pub(super) idle: Option<(Snapshot, Snapshot)>,
     pub(super) all_back_ns: Option<u64>,
-    pub(super) stall_before: Option<Look>,
-    pub(super) stall_after: Option<Look>,
+    pub(super) stall_before: Option<Snapshot>,
+    pub(super) stall_after: Option<Snapshot>,
     pub(super) asked: Option<Asked>,
-    lag: Option<Timings>,
-    answer: Option<Timings>,
+    /// Deliveries that were outstanding when the last event was published.
+    pub(super) backlog: Option<u64>,
+    /// Events that were published while all streams of a storm were cut.
+    pub(super) published_while_away: Option<u64>,
+    /// Bytes that were published for those who stall, and what of it waited in their own receive buffers.
+    pub(super) stalled_backlog: Option<(u64, u64)>,
+    pub(super) lag: Option<Timings>,
+    pub(super) answer: Option<Timings>,
     /// Processor time of all publishers, and of the busiest one.
-    publishing_ns: u64,
-    publisher_ns: u64,
+    pub(super) publishing_ns: u64,
+    pub(super) publisher_ns: u64,
 }
 
 impl Evidence {
     /// Starts with the look before the first stream.
-    pub(super) fn new(before: Look, own_before: u64) -> Evidence {
+    pub(super) fn new(before: Snapshot, own_before: u64) -> Evidence {
         Evidence { before, own_before, ..Evidence::default() }
     }
 
@@ -86,16 +89,16 @@ impl Evidence {
 }
 
 /// Draws up the report.
-pub(super) fn judge(
+pub(super) fn report(
     case: &Case<'_>,
     evidence: Evidence,
-    books: Books,
+    observed: Observations,
     failure: Option<Failure>,
     notes: Vec<String>,
 ) -> Report {
     let load = case.load;
     let mut faults = Faults::default();
-    for (index, group) in books.faults.iter().enumerate() {
+    for (index, group) in observed.faults.iter().enumerate() {
         let mut group = *group;
         if matches!(case.kind, Kind::Slow(_)) && index == 1 {
             // Those who stall on purpose may be told to go; what they miss is shown apart. What they get has
@@ -113,43 +116,89 @@ pub(super) fn judge(
         arrangement: arrangement(load),
         settings: serde_json::json!({ "scenario": case.kind, "load": load }),
         partial: evidence.partial,
-        problems: failure.iter().map(ToString::to_string).collect(),
         notes,
         subscribers: load.subscribers,
         published: case.published,
+        tried_out: case.tried_out,
         asked: evidence.asked.clone(),
-        deliveries: books.deliveries,
+        deliveries: observed.deliveries,
         lost: faults.lost,
         doubled: faults.doubled,
         out_of_order: faults.out_of_order,
         damaged: faults.damaged,
         misrouted: faults.misrouted,
-        streams_ended: books.ended,
-        streams_cut: books.cut,
-        streams_reopened: books.reopened,
-        missed_while_away: books.missed_away,
-        foreign_events: books.foreign,
-        received_bytes: books.bytes,
+        streams_ended: observed.ended,
+        streams_cut: observed.cut,
+        streams_reopened: observed.reopened,
+        streams_open_at_end: observed.open_at_end,
+        missed_while_away: observed.missed_away,
+        foreign_events: observed.foreign,
+        received_bytes: observed.bytes,
+        ids: observed.id_figures(),
+        event_names: observed.names.clone(),
+        errors: observed.errors.clone(),
+        heartbeats: Heartbeats {
+            count: observed.heartbeats,
+            streams_with: observed.with_heartbeat,
+            longest_silence_s: round(observed.longest_silence as f64 / SECOND as f64),
+            silent_streams: observed.silent,
+        },
+        backlog_at_last_publish: evidence.backlog,
+        offered_deliveries_per_s: offered(case),
+        latency_growth_ms: observed.series.growth().map(|growth| round(growth as f64 / MILLISECOND as f64)),
+        published_while_away: evidence.published_while_away,
+        streams_resumed: observed.resumed,
+        seconds: seconds(&observed.series),
         ..Report::default()
     };
-    opening(&mut report, &evidence, &books);
-    latency(&mut report, case, &books);
-    server(&mut report, case, &evidence, &books);
-    client(&mut report, case, &evidence, &books.threads);
-    if faults.any() && failure.is_none() {
-        report.problems.push(format!("deliveries are wrong: {}", faults.told()));
-    }
-    if books.ended > 0 {
-        report.notes.push(format!(
-            "the server ended {} streams, {} of them in the middle of something; {} were opened again",
-            books.ended, books.cut, books.reopened
-        ));
-    }
-    if books.foreign > 0 {
-        report.notes.push(format!("{} events were not this run's and are not counted", books.foreign));
-    }
-    report.valid = report.problems.is_empty() && !report.partial;
+    opening(&mut report, &evidence, &observed);
+    latency(&mut report, case, &observed);
+    listened(&mut report, case, &evidence, &observed);
+    server(&mut report, case, &evidence, &observed);
+    client(&mut report, case, &evidence, &observed.threads);
+    verdict::pronounce(&mut report, case, &evidence, failure);
     report
+}
+
+/// How many deliveries a second the schedule asks for.
+fn offered(case: &Case<'_>) -> Option<f64> {
+    let each = |index: usize| {
+        let group = case.groups.get(index)?;
+        Some(group.subscribers as f64 * f64::from(group.per_stream) / f64::from(group.topics))
+    };
+    match case.kind {
+        Kind::Idle(_) | Kind::Listen(_) | Kind::Saturate(_) => None,
+        Kind::Fanout | Kind::Storm(_) | Kind::Churn(_) | Kind::Topics(_) => Some(case.load.rate * each(0)?),
+        Kind::Slow(_) => Some(case.load.rate * (each(0)? + each(1)?)),
+        Kind::Mixed(mixed) => Some(case.load.rate * each(0)? + mixed.small_rate * each(1)?),
+    }
+}
+
+fn seconds(series: &Series) -> Vec<SecondOfRun> {
+    let milliseconds = |ns: u64| round(ns as f64 / MILLISECOND as f64);
+    let second = |second: &Second| SecondOfRun {
+        deliveries: second.arrived,
+        latency_mean_ms: (second.due > 0).then(|| milliseconds(second.latency_sum / second.due)),
+        latency_max_ms: (second.due > 0).then(|| milliseconds(second.latency_max)),
+    };
+    series.seconds.iter().map(second).collect()
+}
+
+/// What came by itself, in a run that publishes nothing.
+fn listened(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &Observations) {
+    if case.load.can_publish() && !matches!(case.kind, Kind::Listen(_)) {
+        return;
+    }
+    let time = evidence.active_until.saturating_sub(evidence.active_since) as f64 / SECOND as f64;
+    let a_second = |count: u64| if time > 0.0 { round(count as f64 / time) } else { 0.0 };
+    report.listened = Some(Listened {
+        events: observed.foreign,
+        events_per_s: a_second(observed.foreign),
+        bytes_per_s: a_second(observed.bytes),
+        first_event_ms: Percentiles::of(&observed.first_event, 1e6),
+        gap_ms: Percentiles::of(&observed.gap, 1e6),
+        last_event_ms: Percentiles::of(&observed.last_event, 1e6),
+    });
 }
 
 fn arrangement(load: &Load) -> String {
@@ -165,19 +214,19 @@ fn arrangement(load: &Load) -> String {
     }
 }
 
-fn opening(report: &mut Report, evidence: &Evidence, books: &Books) {
+fn opening(report: &mut Report, evidence: &Evidence, observed: &Observations) {
     let seconds = evidence.opening_ns as f64 / SECOND as f64;
     report.opening = Opening {
-        streams: books.opened,
+        streams: observed.opened,
         seconds: round(seconds),
         per_second: if seconds > 0.0 { round(report.subscribers as f64 / seconds) } else { 0.0 },
-        latency_us: Percentiles::of(&books.opening, 1e3),
+        latency_us: Percentiles::of(&observed.opening, 1e3),
     };
 }
 
-fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
+fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
     let mut all = timings();
-    for (index, part) in books.latency.iter().enumerate() {
+    for (index, part) in observed.latency.iter().enumerate() {
         // What the stalled see is not the server's doing; it is shown apart.
         if !(matches!(case.kind, Kind::Slow(_)) && index % case.groups.len() == 1) {
             let _ = all.add(part);
@@ -192,26 +241,21 @@ fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
         Kind::Mixed(_) => &["big", "small"],
         _ => &[],
     };
-    for (name, part) in names.iter().zip(&books.latency) {
+    for (name, part) in names.iter().zip(&observed.latency) {
         report.parts.push(Part { name: (*name).to_owned(), latency_us: Percentiles::of(part, 1e3) });
     }
-    if matches!(case.kind, Kind::Saturate(_)) {
-        report
-            .notes
-            .push("publishing waits for the subscribers here, so the latency says nothing".to_owned());
-    }
-    let seconds = books.last_arrival.saturating_sub(books.first_intended) as f64 / SECOND as f64;
-    if books.measured > 0 && seconds > 0.0 {
-        report.deliveries_per_s = Some(round(books.measured as f64 / seconds));
+    let seconds = observed.last_arrival.saturating_sub(observed.first_intended) as f64 / SECOND as f64;
+    if observed.measured > 0 && seconds > 0.0 {
+        report.deliveries_per_s = Some(round(observed.measured as f64 / seconds));
     }
     // Who left or stalls on purpose is nobody's last subscriber.
-    if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics) {
+    if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics(_)) {
         return;
     }
     let mut last = timings();
     // Only the first group's topics: of a small topic beside a big one nobody asks for the last subscriber.
     let first = &case.groups[0];
-    for (topic, spreads) in books.spreads.iter().enumerate().take(first.topics as usize) {
+    for (topic, spreads) in observed.spreads.iter().enumerate().take(first.topics as usize) {
         let expected = first.subscribers / first.topics as usize
             + usize::from(topic < first.subscribers % first.topics as usize);
         for spread in spreads.iter().filter(|spread| spread.deliveries > 0) {
@@ -226,10 +270,10 @@ fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
     report.last_subscriber_ms = report.last_subscriber_ms_percentiles.as_ref().map(|last| last.p50);
 }
 
-fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, books: &Books) {
+fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &Observations) {
     let streams = report.subscribers as f64;
     let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
-    let used = |from: &Look, to: &Look| -> Option<(f64, f64)> {
+    let used = |from: &Snapshot, to: &Snapshot| -> Option<(f64, f64)> {
         let used = to.cpu.as_ref()?.since(from.cpu.as_ref()?) as f64;
         Some((used, used / to.at.saturating_sub(from.at).max(1) as f64))
     };
@@ -262,11 +306,16 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, books: &Boo
     if let (Some(before), Some(after)) = (&evidence.stall_before, &evidence.stall_after) {
         report.slow_server_bytes_grown = grown(before.user, after.user);
         report.slow_kernel_tcp_bytes_grown = grown(Some(before.kernel.tcp), Some(after.kernel.tcp));
-        report.slow_lost = books.faults.get(1).map(|faults| faults.lost);
+        report.slow_lost = observed.faults.get(1).map(|faults| faults.lost);
     }
 }
 
-fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[ThreadReport]) {
+pub(super) fn client(
+    report: &mut Report,
+    case: &Case<'_>,
+    evidence: &Evidence,
+    threads: &[ThreadObservations],
+) {
     let active = evidence.active_until.saturating_sub(evidence.active_since).max(1) as f64;
     let mut client = Client {
         publish_lag_us: evidence.lag.as_ref().and_then(|lag| Percentiles::of(lag, 1e3)),
@@ -295,54 +344,11 @@ fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[
             loop_delay_us: Percentiles::of(&thread.loop_delay, 1e3),
         });
     }
-    let cores = client_cores(case.load);
-    let together = used as f64 / active / cores as f64;
-    let publisher = evidence.publisher_ns as f64 / active;
-    client.cores_share = round(together);
-    client.publisher_cpu_share = round(publisher);
-    client.bottleneck = busiest.max(together).max(publisher) > BUSY_SHARE;
-    if publisher > BUSY_SHARE {
-        report.notes.push(format!(
-            "a publisher was busy {:.0} % of the time: it was the bottleneck; use more --publishers where there are several topics",
-            publisher * 100.0
-        ));
-    }
-    if together > BUSY_SHARE && together > busiest {
-        report.notes.push(format!(
-            "all client threads together used {:.0} % of the {cores} cores they may use: the client was the bottleneck, latency and throughput are its own",
-            together * 100.0
-        ));
-    } else if busiest > BUSY_SHARE {
-        report.notes.push(format!(
-            "a client thread was busy, or waiting for a core, {:.0} % of the time: the client was the bottleneck, latency and throughput are its own",
-            busiest * 100.0
-        ));
-    } else if longest_wait > WAITED_SHARE {
-        report.notes.push(format!(
-            "a client thread waited for a core {:.0} % of the time: client and server compete, latency is the client's in part",
-            longest_wait * 100.0
-        ));
-    }
-    if let (Some(lag), Some(latency)) = (&client.publish_lag_us, &report.latency_us)
-        && lag.p99 > 1_000.0
-        && lag.p99 > latency.p50 / 2.0
-    {
-        report.notes.push(format!(
-            "publishes were sent up to {:.0} us late (p99): the server answers slowly or the rate is too high; the delay is part of the latency",
-            lag.p99
-        ));
-    }
-    let delay = client.threads.iter().filter_map(|thread| Some(thread.loop_delay_us.as_ref()?.p99));
-    let delay = delay.fold(0.0, f64::max);
-    if let Some(latency) = &report.latency_us
-        && !matches!(case.kind, Kind::Saturate(_))
-        && delay > latency.p50 * DELAY_PART
-    {
-        report.notes.push(format!(
-            "a turn of the client's own loop took up to {delay:.0} us (p99), the median latency is {:.0} us: a large part of it may be the client's",
-            latency.p50
-        ));
-    }
+    client.cores = client_cores(case.load);
+    client.cores_share = round(used as f64 / active / client.cores as f64);
+    client.publisher_cpu_share = round(evidence.publisher_ns as f64 / active);
+    client.busiest_share = round(busiest);
+    client.longest_wait_share = round(longest_wait);
     report.client = client;
 }
 
@@ -350,69 +356,4 @@ fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[
 fn client_cores(load: &Load) -> usize {
     let given: std::collections::BTreeSet<_> = load.client_cores.iter().collect();
     if given.is_empty() { sys::allowed_cores().len().max(1) } else { given.len() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The client's part of a report: threads with so much processor time and a loop delay of a millisecond,
-    /// in three seconds of publishing after which nothing came for five more.
-    fn judged(threads: &[u64], tally: Tally, latency_us: f64) -> Report {
-        let load = Load { client_cores: vec![1], ..Load::default() };
-        let case = Case { kind: &Kind::Fanout, load: &load, groups: &[], name: "", published: 0 };
-        let mut evidence = Evidence { active_since: SECOND, active_until: 4 * SECOND, ..Evidence::default() };
-        evidence.window_before.at = SECOND;
-        evidence.window_after.at = 9 * SECOND;
-        evidence.publishing(tally);
-        let mut loop_delay = timings();
-        record(&mut loop_delay, MILLISECOND);
-        let thread = |&cpu_ns| ThreadReport { cpu_ns, loop_delay: loop_delay.clone() };
-        let threads: Vec<_> = threads.iter().map(thread).collect();
-        let latency_us = Some(Percentiles { p50: latency_us, ..Percentiles::default() });
-        let mut report = Report { subscribers: 1, latency_us, ..Report::default() };
-        client(&mut report, &case, &evidence, &threads);
-        report
-    }
-
-    fn published(cpu_ns: u64) -> Tally {
-        Tally { cpu_ns, ..Tally::new() }
-    }
-
-    /// The share was that of the time up to the end of the run: the rest after the window and the patience
-    /// for lost events made 0.36 of a client that worked all the time.
-    #[test]
-    fn a_client_that_worked_all_the_time_is_the_bottleneck_however_long_was_waited_after_it() {
-        let report = judged(&[2_900 * MILLISECOND], published(0), 1e6);
-        assert!(report.client.bottleneck && report.notes[0].contains("97 %"), "{:?}", report.notes);
-        let report = judged(&[1_500 * MILLISECOND], published(0), 1e6);
-        assert!(!report.client.bottleneck && report.notes.is_empty(), "{:?}", report.notes);
-    }
-
-    /// Only the busiest thread was looked at: fifty on one core never seemed busy.
-    #[test]
-    fn many_threads_of_little_work_fill_a_core_too() {
-        let report = judged(&[54 * MILLISECOND; 50], published(0), 1e6);
-        assert!(report.client.bottleneck && report.notes[0].contains("90 %"), "{:?}", report.notes);
-        // The publisher has the same core.
-        let report = judged(&[30 * MILLISECOND; 50], published(1_200 * MILLISECOND), 1e6);
-        assert!(report.client.bottleneck && report.notes[0].contains("90 %"), "{:?}", report.notes);
-        assert!(!judged(&[30 * MILLISECOND; 50], published(0), 1e6).client.bottleneck);
-    }
-
-    /// Its processor time was written down and never read.
-    #[test]
-    fn a_publisher_at_its_limit_is_named() {
-        let report = judged(&[0], published(2_850 * MILLISECOND), 1e6);
-        assert!(report.client.bottleneck && report.notes[0].contains("a publisher"), "{:?}", report.notes);
-        assert_eq!(report.client.publisher_cpu_share, 0.95);
-    }
-
-    /// It was written down and never judged.
-    #[test]
-    fn a_loop_delay_that_is_a_large_part_of_the_latency_is_named() {
-        let report = judged(&[0], published(0), 1_500.0);
-        assert!(!report.client.bottleneck && report.notes[0].contains("own loop"), "{:?}", report.notes);
-        assert!(judged(&[0], published(0), 3_000.0).notes.is_empty());
-    }
 }
