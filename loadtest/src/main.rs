@@ -24,7 +24,6 @@ mod steer;
 mod subscription;
 mod sys;
 mod target;
-#[allow(dead_code)]
 mod tun;
 
 use std::process::ExitCode;

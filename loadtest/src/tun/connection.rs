@@ -94,8 +94,6 @@ pub(super) enum Oddity {
 pub(super) struct Line<'a> {
     /// Takes flags, sequence, acknowledgment, window, largest segment and data.
     pub(super) out: &'a mut dyn FnMut(Outgoing<'_>),
-    /// The window of a connection that reads.
-    pub(super) window: u16,
     /// The largest segment that is accepted.
     pub(super) largest: u16,
 }
@@ -137,6 +135,8 @@ pub(super) struct Connection {
     pub(super) due_ms: u32,
     peer_window: u16,
     peer_largest: u16,
+    /// What is announced while the user reads.
+    full_window: u16,
     pub(super) state: State,
     /// How often the place in the table was used before.
     pub(super) incarnation: u8,
@@ -160,12 +160,13 @@ fn before(a: u32, b: u32) -> bool {
 
 impl Connection {
     /// Starts a connection in a free place.
-    pub(super) fn open(&mut self, now_ms: u32, token: u32, initial: u32, line: &mut Line<'_>) {
+    pub(super) fn open(&mut self, now_ms: u32, token: u32, initial: u32, window: u16, line: &mut Line<'_>) {
         debug_assert_eq!(self.state, State::Free);
         *self = Connection {
             token,
             incarnation: self.incarnation,
             state: State::Connecting,
+            full_window: window,
             send_acknowledged: initial,
             send_next: initial.wrapping_add(1),
             ..Connection::default()
@@ -212,10 +213,10 @@ impl Connection {
     }
 
     /// The user stops to read: the window closes as it fills.
-    pub(super) fn stall(&mut self, window: u16) {
+    pub(super) fn stall(&mut self) {
         if self.state == State::Open && !self.stalled {
             self.stalled = true;
-            let edge = self.receive_next.wrapping_add(u32::from(window));
+            let edge = self.receive_next.wrapping_add(u32::from(self.full_window));
             self.held.get_or_insert_default().edge = edge;
         }
     }
@@ -326,7 +327,7 @@ impl Connection {
                 self.state = State::Free;
                 return Arrival { ended: Some(Ended::Reset), ..Arrival::default() };
             }
-            if offset < u32::from(self.window(line)) {
+            if offset < u32::from(self.window()) {
                 self.send_acknowledgment(line);
             }
             return odd(Oddity::Unacceptable);
@@ -413,7 +414,7 @@ impl Connection {
             self.reset(line);
             return Arrival::default();
         }
-        let taken = new.len().min(usize::from(self.window(line)));
+        let taken = new.len().min(usize::from(self.window()));
         let fits = taken == new.len();
         self.receive_next = self.receive_next.wrapping_add(taken as u32);
         let mut arrival = Arrival { data: &new[..taken], ..Arrival::default() };
@@ -509,7 +510,7 @@ impl Connection {
     }
 
     fn emit_holding(&self, sequence: u32, flags: u8, data: &[u8], held: Option<&Held>, line: &mut Line<'_>) {
-        let window = self.window_beside(held, line.window);
+        let window = self.window_beside(held);
         let acknowledgment = self.receive_next;
         (line.out)(Outgoing { sequence, acknowledgment, flags, window, largest: None, data });
     }
@@ -519,23 +520,23 @@ impl Connection {
             sequence: self.send_acknowledged,
             acknowledgment: 0,
             flags: flag::SYN,
-            window: line.window,
+            window: self.full_window,
             largest: Some(line.largest),
             data: &[],
         });
     }
 
     /// How many bytes the peer may send from here on.
-    fn window(&self, line: &Line<'_>) -> u16 {
-        self.window_beside(self.held.as_deref(), line.window)
+    fn window(&self) -> u16 {
+        self.window_beside(self.held.as_deref())
     }
 
-    fn window_beside(&self, held: Option<&Held>, full: u16) -> u16 {
+    fn window_beside(&self, held: Option<&Held>) -> u16 {
         match held {
-            // At most `full` when it was set, and less since. The FIN may be one behind it.
+            // At most the full one when it was set, and less since. The FIN may be one behind it.
             Some(held) if self.stalled && before(held.edge, self.receive_next) => 0,
             Some(held) if self.stalled => held.edge.wrapping_sub(self.receive_next) as u16,
-            _ => full,
+            _ => self.full_window,
         }
     }
 

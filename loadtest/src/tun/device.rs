@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 use super::outbox::{HEADROOM, Outbox};
 use super::packet::Checksum;
@@ -29,10 +29,11 @@ const NEEDS_CHECKSUM: u8 = 1;
 
 /// How packets are read and written.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Method {
+pub(super) enum Method {
     /// Many by one system call.
     Uring,
-    /// One by one, where io_uring is refused.
+    /// One by one: where io_uring is refused, and in a test.
+    #[cfg_attr(not(test), expect(dead_code))]
     Single,
 }
 
@@ -60,7 +61,12 @@ pub(crate) struct Device {
 
 impl Device {
     /// Creates the interface and switches it on. Needs the right to administer the network.
-    pub(crate) fn open(network: &Network<'_>, method: Method) -> io::Result<Device> {
+    pub(crate) fn open(network: &Network<'_>) -> io::Result<Device> {
+        Device::open_by(network, Method::Uring)
+    }
+
+    /// The same, and says how packets are to be read and written.
+    pub(super) fn open_by(network: &Network<'_>, method: Method) -> io::Result<Device> {
         let file = sys::open_tun(network.name, true)?;
         let &Network { name, address, prefix } = network;
         Interface { name, address, prefix, mtu: MTU, queue: QUEUE }.switch_on()?;
@@ -70,11 +76,6 @@ impl Device {
         };
         let buffers = vec![0; BUFFER * BATCH].into_boxed_slice();
         Ok(Device { file, batch, buffers, lengths: Vec::with_capacity(BATCH), wanted: 8, refused: 0 })
-    }
-
-    /// How packets are read: `Single` also where io_uring was asked for and refused.
-    pub(crate) fn method(&self) -> Method {
-        if self.batch.is_some() { Method::Uring } else { Method::Single }
     }
 
     /// Packets that the kernel did not take: lost, as on a network.
@@ -142,20 +143,14 @@ impl Device {
         outbox.clear();
     }
 
-    /// Waits until there is something to read, or so long.
-    pub(crate) fn wait(&self, milliseconds: i32) -> io::Result<bool> {
-        sys::wait_readable(&self.file, milliseconds)
-    }
-}
-
-impl AsFd for Device {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl AsRawFd for Device {
-    fn as_raw_fd(&self) -> RawFd {
+    /// The descriptor, for a loop that waits for several things.
+    pub(crate) fn number(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    /// Waits until there is something to read, or so long.
+    #[cfg(test)]
+    pub(super) fn wait(&self, milliseconds: i32) -> io::Result<bool> {
+        sys::wait_readable(&self.file, milliseconds)
     }
 }

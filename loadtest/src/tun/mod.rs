@@ -7,10 +7,12 @@
 //! - [`connection`] is the state machine of one connection,
 //! - [`stack`] finds connections by address and port, and keeps their timers,
 //! - [`outbox`] holds packets until they are written,
-//! - [`device`] reads and writes them.
+//! - [`device`] reads and writes them,
+//! - [`network`] divides addresses between threads.
 
 mod connection;
 mod device;
+mod network;
 mod outbox;
 mod packet;
 #[cfg(test)]
@@ -19,5 +21,6 @@ mod stack;
 mod sys;
 
 pub(crate) use connection::{Ended, LARGEST_WINDOW};
-pub(crate) use device::{Device, LARGEST_SEGMENT, Method, Network};
+pub(crate) use device::{Device, LARGEST_SEGMENT};
+pub(crate) use network::Networks;
 pub(crate) use stack::{Counts, Heard, Id, Settings, Stack};

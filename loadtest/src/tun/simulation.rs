@@ -306,6 +306,7 @@ struct World {
     slowest: u64,
     /// Nobody stops to read any more.
     calm: bool,
+    window: u16,
     now: u64,
 }
 
@@ -318,7 +319,6 @@ impl World {
             first_address: Ipv4Addr::new(10, 64, 0, 2),
             addresses: 1 + random.below(4) as u32,
             server,
-            window,
             largest_segment: 1_460,
             connections: 0,
             seed: random.next(),
@@ -341,13 +341,14 @@ impl World {
             doubled: if bad { random.below(20) } else { 0 },
             slowest: 1 + random.below(80) * MILLISECOND,
             calm: false,
+            window,
             now: SECOND + random.below(1 << 40),
             random,
         }
     }
 
     fn connect(&mut self, token: u32) {
-        let id = self.stack.connect(self.now, token).expect("there are ports");
+        let id = self.stack.connect(self.now, token, self.window).expect("there are ports");
         let leaves_after =
             if self.random.percent(50) { usize::MAX } else { self.random.below(4_000) as usize };
         let user = User {

@@ -31,8 +31,6 @@ pub(crate) struct Settings {
     pub(crate) first_address: Ipv4Addr,
     pub(crate) addresses: u32,
     pub(crate) server: SocketAddrV4,
-    /// Bytes that a peer may send before they are acknowledged, and that are kept of a connection that does not read.
-    pub(crate) window: u16,
     /// The largest segment that is accepted: the device's MTU less 40.
     pub(crate) largest_segment: u16,
     /// Connections that memory is reserved for. More are possible.
@@ -144,8 +142,9 @@ impl Stack {
         addresses.saturating_mul(PLACES_AN_ADDRESS).min(MOST_PLACES)
     }
 
-    /// Starts a connection. `None`: all ports of all addresses are in use.
-    pub(crate) fn connect(&mut self, now: u64, token: u32) -> Option<Id> {
+    /// Starts a connection. The server may send `window` bytes before they are acknowledged, and so many are kept of a
+    /// connection that does not read. `None`: all ports of all addresses are in use.
+    pub(crate) fn connect(&mut self, now: u64, token: u32, window: u16) -> Option<Id> {
         let place = match self.free.pop_front() {
             Some(place) => place,
             None => self.new_place()?,
@@ -153,7 +152,7 @@ impl Stack {
         let now_ms = milliseconds(now);
         let incarnation = self.connections[place as usize].incarnation;
         let initial = self.initial_sequence(now, place, incarnation);
-        self.with(place, |connection, line| connection.open(now_ms, token, initial, line));
+        self.with(place, |connection, line| connection.open(now_ms, token, initial, window, line));
         self.watch(place, 0);
         Some(Id::new(place, incarnation))
     }
@@ -180,7 +179,7 @@ impl Stack {
     /// Stops to read: what arrives is kept, as far as the window that the server was told reaches.
     pub(crate) fn stall(&mut self, id: Id) {
         if let Some(place) = self.find(id) {
-            self.connections[place as usize].stall(self.settings.window);
+            self.connections[place as usize].stall();
         }
     }
 
@@ -346,8 +345,8 @@ impl Stack {
                 Segment { source, destination, sequence, acknowledgment, flags, window, largest, data };
             outbox.push(|into| segment.write(into));
         };
-        let (window, largest) = (self.settings.window, self.settings.largest_segment);
-        call(&mut self.connections[place as usize], &mut Line { out: &mut out, window, largest })
+        let largest = self.settings.largest_segment;
+        call(&mut self.connections[place as usize], &mut Line { out: &mut out, largest })
     }
 
     /// Answers a segment that belongs to no connection (RFC 9293, 3.10.7.1).

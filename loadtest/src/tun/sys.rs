@@ -102,6 +102,7 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
 }
 
 /// Waits until a descriptor has something to read, or so long.
+#[cfg(test)]
 pub(super) fn wait_readable(file: &File, milliseconds: i32) -> io::Result<bool> {
     let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one live pollfd is read and written.

@@ -1,48 +1,39 @@
 //! How a worker opens streams, and what it says when one cannot be opened.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
-
-use mio::Interest;
-use mio::unix::SourceFd;
 
 use super::super::Stage;
 use super::super::subscriber::State;
-use super::{Worker, token};
+use super::Worker;
+use super::transport::{Opening, Transport};
 use crate::clock::{self, SECOND};
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::http;
-use crate::sys;
 
 /// Attempts in a row to open a stream again before the server is given up.
 const ATTEMPTS: u8 = 5;
 
-impl Worker<'_> {
+impl<T: Transport> Worker<'_, T> {
     pub(super) fn connect(&mut self, index: usize) -> Outcome<()> {
         let number = self.index + index * self.plan.threads;
-        let source = self.plan.sources.of(number);
         let now = clock::now();
         let receive_buffer = match self.plan.stalls {
             Some((group, bytes)) if group == self.subscribers[index].group => bytes,
             _ => self.plan.receive_buffer,
         };
-        let (socket, connected) =
-            match sys::connect(self.plan.subscriptions.target(number), source, receive_buffer) {
-                Ok(made) => made,
-                Err(error) => return self.not_opened(index, &error),
-            };
+        let target = self.plan.subscriptions.target(number);
+        let generation = self.subscribers[index].generation;
+        let opening = Opening { index, generation, number, target, receive_buffer };
+        let connected = match self.transport.connect(self.plan, &opening) {
+            Ok(connected) => connected,
+            Err(error) => return self.not_opened(index, &error),
+        };
         let subscriber = &mut self.subscribers[index];
         subscriber.started = now;
         subscriber.state = State::Connecting;
         self.opening += 1;
-        self.deadlines.push_back((now + self.plan.head_timeout_ns, index as u32, subscriber.generation));
-        // Told once of each change, so there is no need to take the interest in writing back.
-        let interest = if connected { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
-        let mut source = SourceFd(&socket.as_raw_fd());
-        let added = self.poll.registry().register(&mut source, token(index, subscriber), interest);
-        subscriber.socket = Some(socket);
-        added.map_err(|error| Failure::new(format!("epoll_ctl: {error}")))?;
+        self.deadlines.push_back((now + self.plan.head_timeout_ns, index as u32, generation));
         if connected { self.ask(index) } else { Ok(()) }
     }
 
@@ -55,8 +46,7 @@ impl Worker<'_> {
         let number = self.index + index * self.plan.threads;
         self.plan.subscriptions.request(number, &subscriber.topics(), id, &mut self.request)?;
         self.recorder.observations.resumed += u64::from(!id.is_empty());
-        let Some(socket) = &subscriber.socket else { return Ok(()) };
-        match sys::send(socket.as_raw_fd(), &self.request) {
+        match self.transport.send(index, &self.request) {
             Ok(sent) if sent == self.request.len() => Ok(()),
             Ok(_) => Err(Failure::new(
                 "the request does not fit into an empty socket buffer: is the URL very long?",

@@ -1,86 +1,21 @@
-//! What a worker does with each notification of a stream: read, judge, and come again when it ends.
+//! What a worker does with what a stream brings: judge it, and come again when it ends.
 
 use std::cmp::Reverse;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
-
-use mio::Interest;
-use mio::event::Event;
-use mio::unix::SourceFd;
 
 use super::super::Stage;
 use super::super::observations::{DeliverySink, Place, record};
 use super::super::subscriber::{NOTHING_OWED, State};
 use super::opening::unfit;
-use super::{OWED_AFTER, READ_BYTES, Worker, token};
+use super::transport::Transport;
+use super::{OWED_AFTER, Worker};
 use crate::clock::{self, MILLISECOND};
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
 use crate::sse::TooLong;
-use crate::sys;
 
-/// Full reads of one stream before the others have their turn.
-const FULL_READS: usize = 16;
-
-impl Worker<'_> {
-    pub(super) fn notified(&mut self, event: &Event) -> Outcome<()> {
-        let index = event.token().0 & 0xFFFF_FFFF;
-        let Some(subscriber) = self.subscribers.get(index) else { return Ok(()) };
-        if token(index, subscriber) != event.token() {
-            return Ok(());
-        }
-        let Some(socket) = &subscriber.socket else { return Ok(()) };
-        if subscriber.state == State::Connecting {
-            if let Err(error) = sys::socket_error(socket) {
-                return self.not_opened(index, &error);
-            }
-            if !event.is_writable() {
-                return Ok(());
-            }
-            self.ask(index)?;
-            if !event.is_readable() && !event.is_read_closed() {
-                return Ok(());
-            }
-        } else if subscriber.stalled {
-            let gone = event.is_error() || event.is_write_closed();
-            return if gone { self.ended(index, "it was closed") } else { Ok(()) };
-        }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let result = self.read(index, event, &mut buffer);
-        self.buffer = buffer;
-        result
-    }
-
-    /// Reads until there is nothing left, because what is left is not notified again.
-    fn read(&mut self, index: usize, event: &Event, buffer: &mut [u8]) -> Outcome<()> {
-        for _ in 0..FULL_READS {
-            // The bytes of the turn before may have ended the stream.
-            let subscriber = &self.subscribers[index];
-            let Some(socket) = &subscriber.socket else { return Ok(()) };
-            if token(index, subscriber) != event.token() {
-                return Ok(());
-            }
-            match sys::receive(socket.as_raw_fd(), buffer) {
-                Ok(0) => return self.ended(index, "it was closed"),
-                Ok(length) => {
-                    self.received(index, &buffer[..length])?;
-                    // A short read took all there was, unless the end was notified together with it.
-                    if length < READ_BYTES && !event.is_read_closed() {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return self.ended(index, &error.to_string()),
-            }
-        }
-        let Some(socket) = &self.subscribers[index].socket else { return Ok(()) };
-        self.poll
-            .registry()
-            .reregister(&mut SourceFd(&socket.as_raw_fd()), event.token(), Interest::READABLE)
-            .map_err(|error| Failure::new(format!("epoll_ctl: {error}")))
-    }
-
+impl<T: Transport> Worker<'_, T> {
     pub(super) fn received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
         self.recorder.observations.bytes += bytes.len() as u64;
         if self.subscribers[index].state == State::Open {
