@@ -8,6 +8,7 @@ use crate::failure::{Failure, Outcome};
 use crate::sample;
 use crate::sources::Sources;
 use crate::sys;
+use crate::tun::Networks;
 
 /// Kernel memory of an idle pair of sockets on one machine, both ends watched.
 const PAIR_BYTES: u64 = 8_400;
@@ -52,7 +53,37 @@ pub(crate) fn preflight(
         }
     }
     let same_machine = target.ip().is_loopback();
-    let sockets = if same_machine { 2 * subscribers } else { subscribers };
+    let ends = if same_machine { 2 } else { 1 };
+    verdict(subscribers, ends, same_machine, wrong)
+}
+
+/// The same where the clients' ends are no sockets and the server is on this machine.
+pub(crate) fn preflight_tun(
+    targets: &[SocketAddr],
+    subscribers: u64,
+    threads: usize,
+    networks: &Networks,
+) -> Outcome<Vec<String>> {
+    let mut wrong = Vec::new();
+    match targets {
+        [SocketAddr::V4(target)] if target.ip().is_loopback() => wrong.push(format!(
+            "--tun: {target} is on loopback, which no packet of a TUN device reaches: let the server listen on another address of the machine, and name it in --url"
+        )),
+        [SocketAddr::V4(_)] => {}
+        _ => wrong.push("--tun: all streams must go to one server with an IPv4 address".to_owned()),
+    }
+    let room = networks.capacity(threads);
+    if subscribers > room {
+        wrong.push(format!(
+            "--tun: {subscribers} streams over {threads} devices need as many ports, the network has {room}: name a larger one"
+        ));
+    }
+    verdict(subscribers, 1, true, wrong)
+}
+
+/// What so many streams need of the kernel, with so many of the two ends of each as sockets on this machine.
+fn verdict(subscribers: u64, ends: u64, same_machine: bool, mut wrong: Vec<String>) -> Outcome<Vec<String>> {
+    let sockets = ends * subscribers;
     if let (Some(used), Some(most)) = (number("/proc/sys/fs/file-nr", 0), number("/proc/sys/fs/file-max", 0))
     {
         let needed = used + sockets + 1_000;
@@ -72,7 +103,7 @@ pub(crate) fn preflight(
             "connection tracking holds {most} connections, {needed} are needed: sysctl -w net.netfilter.nf_conntrack_max={needed}"
         ));
     }
-    let memory = if same_machine { subscribers * PAIR_BYTES } else { subscribers * PAIR_BYTES / 2 };
+    let memory = sockets * PAIR_BYTES / 2;
     if let Some(available) = sample::available_bytes()
         && memory > available
     {
@@ -124,6 +155,19 @@ mod tests {
         let told = preflight(target, 900_000, 1_000, &Sources::default()).unwrap_err().to_string();
         assert!(told.contains("--sources") && told.contains("ip_local_port_range"), "{told}");
         assert!(!told.contains("ulimit -n"), "{told}");
+    }
+
+    #[test]
+    fn a_network_that_is_too_small_is_named() {
+        let networks = Networks::parse("load,10.0.0.0/28").unwrap();
+        let told = |target: &str| {
+            let target = target.parse().unwrap();
+            preflight_tun(&[target], 100_000, 1, &networks).unwrap_err().to_string()
+        };
+        assert!(told("10.0.0.1:80").contains("name a larger one"));
+        assert!(told("127.0.0.1:80").contains("loopback"));
+        assert!(told("[::1]:80").contains("IPv4"));
+        preflight_tun(&["10.0.0.1:80".parse().unwrap()], 10_000, 1, &networks).unwrap();
     }
 
     /// Only the first was named: who raised it was shown the second.

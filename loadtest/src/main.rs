@@ -28,6 +28,7 @@ mod subscription;
 mod sys;
 mod target;
 mod tls;
+mod tun;
 
 use std::process::ExitCode;
 

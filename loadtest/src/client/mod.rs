@@ -23,6 +23,7 @@ use crate::sources::Sources;
 use crate::subscription::Subscriptions;
 use crate::sys::Waker;
 use crate::tls::Tls;
+use crate::tun::Networks;
 
 /// Subscribers that share a purpose: latency and faults are counted per group.
 #[derive(Clone, Debug)]
@@ -68,6 +69,8 @@ pub(crate) struct Plan {
     pub(crate) threads: usize,
     pub(crate) cores: Vec<usize>,
     pub(crate) sources: Sources,
+    /// Connections are this program's own, over TUN devices; `None`: they are the kernel's.
+    pub(crate) tun: Option<Networks>,
     /// Connects a second, over all threads.
     pub(crate) connect_rate: f64,
     /// Streams that are being opened at the same time, over all threads.

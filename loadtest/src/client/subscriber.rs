@@ -1,7 +1,5 @@
 //! One subscriber: 150 bytes at most, or the judge would need more memory than the judged.
 
-use std::os::fd::OwnedFd;
-
 use flate2::write::GzDecoder;
 use rustls::ClientConnection;
 
@@ -19,7 +17,7 @@ pub(super) const NOTHING_OWED: u32 = u32::MAX;
 /// Where a subscriber is in the life of its stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) enum State {
-    /// No socket; waits for its turn or its time.
+    /// No connection; waits for its turn or its time.
     #[default]
     Away,
     /// The connect is under way.
@@ -30,10 +28,9 @@ pub(crate) enum State {
     Open,
 }
 
-/// A subscriber keeps its place in the slab for the whole run, whatever becomes of its sockets.
+/// A subscriber keeps its place in the slab for the whole run, whatever becomes of its connections.
 pub(crate) struct Subscriber {
-    pub(super) socket: Option<OwnedFd>,
-    /// Counts sockets: a notification for an earlier one finds another number and is dropped.
+    /// Counts connections: a notification for an earlier one finds another number and is dropped.
     pub(super) generation: u32,
     pub(super) topic: u32,
     pub(super) group: u8,
@@ -84,7 +81,6 @@ impl Subscriber {
         let topics = || others.iter().map(|&topic| (topic, Sequence::default())).collect();
         Subscriber {
             rare: (!others.is_empty()).then(|| Box::new(Rare { topics: topics(), ..Rare::default() })),
-            socket: None,
             generation: 0,
             topic,
             group,

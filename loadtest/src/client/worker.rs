@@ -1,20 +1,25 @@
 //! One thread of the crowd: its loop, its commands, and everything that has its time.
 
+mod layers;
 mod opening;
+mod sockets;
 mod stream;
+mod transport;
+mod tun;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::Token;
 use slab::Slab;
 
+use self::sockets::Sockets;
+use self::transport::{Transport, Turn};
+use self::tun::Tun;
 use super::observations::{Observations, Recorder, ThreadObservations, coarse_timings, record};
 use super::subscriber::{NOTHING_OWED, State, Subscriber};
 use super::{Command, Common, Control, Plan, lock};
@@ -23,11 +28,6 @@ use crate::failure::Failure;
 use crate::sse::Unfinished;
 use crate::sys;
 
-const WAKER: Token = Token(usize::MAX);
-/// Notifications that are taken at a time.
-const BATCH: usize = 1_024;
-/// One read takes at most so much.
-const READ_BYTES: usize = 64 * 1024;
 /// Who came back or joined is owed what is published after its stream has been open for so long: a server may
 /// answer a little before it has entered the stream wherever it looks when it publishes. Twice what the first
 /// streams are given.
@@ -36,8 +36,12 @@ const OWED_AFTER: u64 = SECOND;
 /// Runs until told to finish; without a report when it could not start.
 pub(super) fn run(index: usize, plan: &Plan, common: &Common, control: &Control) -> Option<Observations> {
     control.thread.store(sys::thread_id(), Ordering::Relaxed);
-    match Worker::new(index, plan, common, control) {
-        Ok(mut worker) => Some(worker.run()),
+    let observations = match plan.tun {
+        None => Worker::<Sockets>::new(index, plan, common, control).map(|mut worker| worker.run()),
+        Some(_) => Worker::<Tun>::new(index, plan, common, control).map(|mut worker| worker.run()),
+    };
+    match observations {
+        Ok(observations) => Some(observations),
         Err(error) => {
             common.fail(Failure::new(format!("a client thread cannot start: {error}")));
             None
@@ -52,12 +56,12 @@ struct Leaver {
     generation: u32,
 }
 
-struct Worker<'a> {
+struct Worker<'a, T> {
     index: usize,
     plan: &'a Plan,
     common: &'a Common,
     control: &'a Control,
-    poll: Poll,
+    transport: T,
     /// Made once, all of them; the keys are 0, 1, 2 and so on.
     subscribers: Slab<Subscriber>,
     /// Were never opened, and wait for their turn.
@@ -84,7 +88,6 @@ struct Worker<'a> {
     churned: usize,
     recorder: Recorder,
     scratch: Unfinished,
-    buffer: Vec<u8>,
     /// What was read, without its TLS.
     plain: Vec<u8>,
     request: Vec<u8>,
@@ -93,15 +96,17 @@ struct Worker<'a> {
     loop_delay: super::Timings,
 }
 
-impl<'a> Worker<'a> {
-    fn new(index: usize, plan: &'a Plan, common: &'a Common, control: &'a Control) -> io::Result<Worker<'a>> {
+impl<'a, T: Transport> Worker<'a, T> {
+    fn new(
+        index: usize,
+        plan: &'a Plan,
+        common: &'a Common,
+        control: &'a Control,
+    ) -> io::Result<Worker<'a, T>> {
         sys::private_descriptor_table()?;
         if !plan.cores.is_empty() {
             sys::pin(0, &[plan.cores[index % plan.cores.len()]])?;
         }
-        // After the table parted: the number of the loop means something only here.
-        let poll = Poll::new()?;
-        poll.registry().register(&mut SourceFd(&control.waker.number()), WAKER, Interest::READABLE)?;
         let mine = (index..plan.subscribers()).step_by(plan.threads);
         // Exactly: growing doubles.
         let mut subscribers = Slab::with_capacity(mine.len());
@@ -109,13 +114,15 @@ impl<'a> Worker<'a> {
             let (group, topics) = plan.place(number);
             subscribers.insert(Subscriber::new(group, &topics));
         }
+        // After the table parted: the number of a loop means something only here.
+        let transport = T::new(index, plan, control, subscribers.len())?;
         let now = clock::now();
         Ok(Worker {
             index,
             plan,
             common,
             control,
-            poll,
+            transport,
             fresh: 0..subscribers.len() as u32,
             queue: VecDeque::new(),
             subscribers,
@@ -132,7 +139,6 @@ impl<'a> Worker<'a> {
             churned: 0,
             recorder: Recorder::new(plan),
             scratch: Unfinished::default(),
-            buffer: vec![0; READ_BYTES],
             plain: Vec::new(),
             request: Vec::new(),
             window_cpu: sys::thread_cpu_ns(),
@@ -141,29 +147,19 @@ impl<'a> Worker<'a> {
     }
 
     fn run(&mut self) -> Observations {
-        let mut events = Events::with_capacity(BATCH);
         loop {
-            match self.poll.poll(&mut events, self.patience()) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+            let patience = self.patience();
+            let Turn { woken, busy, told } = T::turn(self, patience).unwrap_or_else(|error| {
+                if error.kind() != io::ErrorKind::Interrupted {
                     self.common.fail(Failure::new(format!("waiting for streams: {error}")));
                 }
-                _ => {}
-            }
-            let woken = clock::now();
-            let mut told = false;
-            for event in &events {
-                if event.token() == WAKER {
-                    self.control.waker.clear();
-                    told = true;
-                } else if let Err(failure) = self.notified(event) {
-                    self.common.fail(failure);
-                }
-            }
+                Turn { woken: clock::now(), busy: false, told: true }
+            });
             if told && let Some(published) = self.obey() {
                 return self.finish(&published);
             }
             self.upkeep();
-            if !events.is_empty() {
+            if busy {
                 record(&mut self.loop_delay, clock::now() - woken);
             }
             self.control.delivered.store(self.recorder.observations.deliveries, Ordering::Relaxed);
@@ -227,18 +223,20 @@ impl<'a> Worker<'a> {
 
     fn stall(&mut self, group: u8, stalled: bool) {
         let mut waiting = 0;
-        for (index, subscriber) in &mut self.subscribers {
-            let (Some(socket), true) = (&subscriber.socket, subscriber.group == group) else { continue };
-            subscriber.stalled = stalled;
-            if stalled {
+        for index in 0..self.subscribers.len() {
+            if self.subscribers[index].group != group || !self.transport.has(index) {
                 continue;
             }
-            waiting += sys::unread(socket.as_raw_fd()).unwrap_or(0);
-            // What came meanwhile was notified and left alone; now it is notified again.
-            let (fd, token) = (socket.as_raw_fd(), token(index, subscriber));
-            if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&fd), token, Interest::READABLE)
-            {
-                self.common.fail(Failure::new(format!("epoll_ctl: {error}")));
+            self.subscribers[index].stalled = stalled;
+            if stalled {
+                self.transport.stall(index);
+                continue;
+            }
+            match T::read_again(self, index) {
+                Ok(bytes) => waiting += bytes,
+                Err(error) => {
+                    self.common.fail(Failure::new(format!("a stream cannot be read again: {error}")))
+                }
             }
         }
         self.control.waiting.store(waiting, Ordering::Relaxed);
@@ -307,7 +305,7 @@ impl<'a> Worker<'a> {
             State::Away => {}
         }
         subscriber.state = State::Away;
-        subscriber.socket = None;
+        self.transport.close(index);
         subscriber.generation = subscriber.generation.wrapping_add(1);
         subscriber.unfinished = None;
         subscriber.head = None;
@@ -390,6 +388,9 @@ impl<'a> Worker<'a> {
             self.recorder.settle(subscriber, published);
             self.recorder.at_end(subscriber, now);
         }
+        for note in self.transport.notes() {
+            eprintln!("fanfare-load: note: {note}");
+        }
         let mut observations = std::mem::replace(&mut self.recorder, Recorder::new(self.plan)).observations;
         observations.threads.push(ThreadObservations {
             cpu_ns,
@@ -400,7 +401,7 @@ impl<'a> Worker<'a> {
 }
 
 /// The index, and above it the generation.
-fn token(index: usize, subscriber: &Subscriber) -> Token {
+fn token(index: usize, generation: u32) -> Token {
     const { assert!(usize::BITS == 64, "a token holds two numbers of 32 bits") };
-    Token((subscriber.generation as usize) << 32 | index)
+    Token((generation as usize) << 32 | index)
 }

@@ -116,6 +116,11 @@ pub(crate) struct Load {
     /// default
     #[arg(long)]
     pub(crate) sources: Option<String>,
+    /// Connect over TUN devices with a TCP client of this program's own, which needs no sockets: a name for the
+    /// devices, and the network of the clients' addresses if it is not 10.64.0.0/10. Needs root, and is meant
+    /// for a network namespace
+    #[arg(long, value_name = "NAME[,NETWORK]")]
+    pub(crate) tun: Option<String>,
     /// Streams to open a second
     #[arg(long, default_value_t = 20_000.0)]
     pub(crate) connect_rate: f64,

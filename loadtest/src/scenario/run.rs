@@ -15,7 +15,7 @@ use super::{Kind, Load};
 use crate::client::{Crowd, Group, Plan, Zipf};
 use crate::clock::{self, nanoseconds};
 use crate::failure::{Failure, Outcome};
-use crate::limits::{preflight, tables_for};
+use crate::limits::{preflight, preflight_tun, tables_for};
 use crate::publish::{Connection, Tally};
 use crate::report::Report;
 use crate::sample::{self, Server};
@@ -24,6 +24,7 @@ use crate::steer::{Kept, Steered, client_cores, pin_server};
 use crate::subscription::{self, Subscriptions};
 use crate::target::{RequestTemplates, Values};
 use crate::tls::Tls;
+use crate::tun::Networks;
 
 /// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
 /// a minute.
@@ -77,13 +78,22 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     }
     let cores = client_cores(load);
     // Each thread has a descriptor table of its own, so more threads are more descriptors.
-    let threads = load.threads.unwrap_or_else(|| cores.len().max(tables_for(load.subscribers)));
+    let tun = load.tun.as_deref().map(Networks::parse).transpose();
+    let tun = tun.map_err(|error| Failure::new(format!("--tun: {error}")))?;
+    let threads = match (load.threads, &tun) {
+        (Some(threads), _) => threads,
+        (None, Some(_)) => cores.len(),
+        (None, None) => cores.len().max(tables_for(load.subscribers)),
+    };
     let threads = threads.clamp(1, load.subscribers as usize);
     let sources = match &load.sources {
         Some(text) => Sources::parse(text).map_err(|error| Failure::new(format!("--sources: {error}")))?,
         None => Sources::suited_to(target, load.subscribers as usize),
     };
-    let mut notes = preflight(target, load.subscribers, threads as u64, &sources)?;
+    let mut notes = match &tun {
+        None => preflight(target, load.subscribers, threads as u64, &sources)?,
+        Some(networks) => preflight_tun(subscriptions.targets(), load.subscribers, threads, networks)?,
+    };
     // Now, while there is time to raise it, and in the report.
     for note in &notes {
         eprintln!("fanfare-load: note: {note}");
@@ -125,6 +135,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         threads,
         cores: load.client_cores.clone(),
         sources,
+        tun,
         connect_rate: load.connect_rate,
         connect_burst: load.connect_burst,
         head_timeout_ns: nanoseconds(load.head_timeout),

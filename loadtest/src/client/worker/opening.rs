@@ -1,38 +1,34 @@
 //! How a worker opens streams, and what it says when one cannot be opened.
 
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
-
-use mio::Interest;
-use mio::unix::SourceFd;
-use rustls::ClientConnection;
 
 use super::super::Stage;
 use super::super::subscriber::State;
-use super::{Worker, token};
+use super::transport::{Opening, Transport};
+use super::{Worker, layers};
 use crate::clock::{self, SECOND};
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::http;
-use crate::sys;
 
 /// Attempts in a row to open a stream again before the server is given up.
 const ATTEMPTS: u8 = 5;
 
-impl Worker<'_> {
+impl<T: Transport> Worker<'_, T> {
     pub(super) fn connect(&mut self, index: usize) -> Outcome<()> {
         let number = self.index + index * self.plan.threads;
-        let source = self.plan.sources.of(number);
         let now = clock::now();
         let receive_buffer = match self.plan.stalls {
             Some((group, bytes)) if group == self.subscribers[index].group => bytes,
             _ => self.plan.receive_buffer,
         };
-        let (socket, connected) =
-            match sys::connect(self.plan.subscriptions.target(number), source, receive_buffer) {
-                Ok(made) => made,
-                Err(error) => return self.not_opened(index, &error),
-            };
+        let target = self.plan.subscriptions.target(number);
+        let generation = self.subscribers[index].generation;
+        let opening = Opening { index, generation, number, target, receive_buffer };
+        let connected = match self.transport.connect(self.plan, &opening) {
+            Ok(connected) => connected,
+            Err(error) => return self.not_opened(index, &error),
+        };
         let tls = match self.plan.subscriptions.tls_name(number) {
             Some(name) => Some(Box::new(self.plan.tls.connection(name)?)),
             None => None,
@@ -44,13 +40,7 @@ impl Worker<'_> {
         subscriber.started = now;
         subscriber.state = State::Connecting;
         self.opening += 1;
-        self.deadlines.push_back((now + self.plan.head_timeout_ns, index as u32, subscriber.generation));
-        // Told once of each change, so there is no need to take the interest in writing back.
-        let interest = if connected { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
-        let mut source = SourceFd(&socket.as_raw_fd());
-        let added = self.poll.registry().register(&mut source, token(index, subscriber), interest);
-        subscriber.socket = Some(socket);
-        added.map_err(|error| Failure::new(format!("epoll_ctl: {error}")))?;
+        self.deadlines.push_back((now + self.plan.head_timeout_ns, index as u32, generation));
         if connected { self.ask(index) } else { Ok(()) }
     }
 
@@ -66,13 +56,12 @@ impl Worker<'_> {
         if let Some(tls) = subscriber.rare.as_mut().and_then(|rare| rare.tls.as_mut()) {
             // It is kept until the handshake is over.
             let written = tls.writer().write_all(&self.request);
-            return match written.and_then(|()| flush(tls, &subscriber.socket)) {
+            return match written.and_then(|()| layers::flush(tls, &mut self.transport, index)) {
                 Ok(()) => Ok(()),
                 Err(error) => self.not_opened(index, &error),
             };
         }
-        let Some(socket) = &subscriber.socket else { return Ok(()) };
-        match sys::send(socket.as_raw_fd(), &self.request) {
+        match self.transport.send(index, &self.request) {
             Ok(sent) if sent == self.request.len() => Ok(()),
             Ok(_) => Err(Failure::new(
                 "the request does not fit into an empty socket buffer: is the URL very long?",
@@ -208,27 +197,6 @@ impl Worker<'_> {
             )),
         }
     }
-}
-
-/// Sends what TLS has to send. It is little, and sockets that are hardly used have room.
-pub(super) fn flush(tls: &mut ClientConnection, socket: &Option<OwnedFd>) -> io::Result<()> {
-    struct To(RawFd);
-
-    impl Write for To {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            sys::send(self.0, bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let Some(socket) = socket else { return Ok(()) };
-    while tls.wants_write() {
-        tls.write_tls(&mut To(socket.as_raw_fd()))?;
-    }
-    Ok(())
 }
 
 /// Why an answer is no event stream.

@@ -1,151 +1,26 @@
-//! What a worker does with each notification of a stream: read, judge, and come again when it ends.
+//! What a worker does with what a stream brings: judge it, and come again when it ends.
 
 use std::cmp::Reverse;
-use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::sync::atomic::Ordering;
 
 use flate2::write::GzDecoder;
-use mio::event::Event;
-use mio::unix::SourceFd;
-use mio::{Interest, Token};
-use rustls::ClientConnection;
 
 use super::super::Stage;
 use super::super::observations::{DeliverySink, Place, record};
 use super::super::subscriber::{NOTHING_OWED, State};
-use super::opening::{flush, unfit};
-use super::{OWED_AFTER, READ_BYTES, Worker, token};
+use super::layers::decompress;
+use super::opening::unfit;
+use super::transport::Transport;
+use super::{OWED_AFTER, Worker};
 use crate::clock::{self, MILLISECOND};
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
 use crate::sse::TooLong;
-use crate::sys;
 
-/// Full reads of one stream before the others have their turn.
-const FULL_READS: usize = 16;
-
-/// Compressed bytes that are decompressed at a time: they become a megabyte at most.
-const COMPRESSED_BYTES: usize = 1024;
-
-/// Decompresses a piece of a stream, and gives what there is to `feed`. The inner error is that of the
-/// compression.
-fn decompress(
-    gzip: &mut GzDecoder<Vec<u8>>,
-    bytes: &[u8],
-    feed: &mut impl FnMut(&[u8]) -> Outcome<()>,
-) -> Outcome<io::Result<()>> {
-    for piece in bytes.chunks(COMPRESSED_BYTES) {
-        if let Err(error) = gzip.write_all(piece).and_then(|()| gzip.flush()) {
-            return Ok(Err(error));
-        }
-        feed(gzip.get_ref())?;
-        gzip.get_mut().clear();
-    }
-    Ok(Ok(()))
-}
-
-/// Takes what came apart: `plain` gets what is in it. True: the server has said that this was all.
-fn read_tls(tls: &mut ClientConnection, bytes: &mut &[u8], plain: &mut Vec<u8>) -> io::Result<bool> {
-    loop {
-        if !bytes.is_empty() {
-            tls.read_tls(bytes)?;
-        }
-        let state = tls.process_new_packets().map_err(|error| io::Error::other(format!("TLS: {error}")))?;
-        let start = plain.len();
-        plain.resize(start + state.plaintext_bytes_to_read(), 0);
-        tls.reader().read_exact(&mut plain[start..])?;
-        if state.peer_has_closed() || bytes.is_empty() {
-            return Ok(state.peer_has_closed());
-        }
-    }
-}
-
-impl Worker<'_> {
-    pub(super) fn notified(&mut self, event: &Event) -> Outcome<()> {
-        let index = event.token().0 & 0xFFFF_FFFF;
-        let Some(subscriber) = self.subscribers.get(index) else { return Ok(()) };
-        if token(index, subscriber) != event.token() {
-            return Ok(());
-        }
-        let Some(socket) = &subscriber.socket else { return Ok(()) };
-        if subscriber.state == State::Connecting {
-            if let Err(error) = sys::socket_error(socket) {
-                return self.not_opened(index, &error);
-            }
-            if !event.is_writable() {
-                return Ok(());
-            }
-            self.ask(index)?;
-            if !event.is_readable() && !event.is_read_closed() {
-                return Ok(());
-            }
-        } else if subscriber.stalled {
-            let gone = event.is_error() || event.is_write_closed();
-            return if gone { self.ended(index, "it was closed") } else { Ok(()) };
-        }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let result = self.read(index, event, &mut buffer);
-        self.buffer = buffer;
-        result
-    }
-
-    /// Reads until there is nothing left, because what is left is not notified again.
-    fn read(&mut self, index: usize, event: &Event, buffer: &mut [u8]) -> Outcome<()> {
-        for _ in 0..FULL_READS {
-            // The bytes of the turn before may have ended the stream.
-            let subscriber = &self.subscribers[index];
-            let Some(socket) = &subscriber.socket else { return Ok(()) };
-            if token(index, subscriber) != event.token() {
-                return Ok(());
-            }
-            match sys::receive(socket.as_raw_fd(), buffer) {
-                Ok(0) => return self.ended(index, "it was closed"),
-                Ok(length) => {
-                    self.arrived(index, event.token(), &buffer[..length])?;
-                    // A short read took all there was, unless the end was notified together with it.
-                    if length < READ_BYTES && !event.is_read_closed() {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return self.ended(index, &error.to_string()),
-            }
-        }
-        let Some(socket) = &self.subscribers[index].socket else { return Ok(()) };
-        self.poll
-            .registry()
-            .reregister(&mut SourceFd(&socket.as_raw_fd()), event.token(), Interest::READABLE)
-            .map_err(|error| Failure::new(format!("epoll_ctl: {error}")))
-    }
-
-    /// Bytes came from a socket: of HTTP, or of TLS with HTTP in it.
-    fn arrived(&mut self, index: usize, of: Token, mut bytes: &[u8]) -> Outcome<()> {
-        let Some(mut tls) = self.subscribers[index].rare.as_mut().and_then(|rare| rare.tls.take()) else {
-            return self.received(index, bytes);
-        };
-        let mut plain = std::mem::take(&mut self.plain);
-        plain.clear();
-        let read = read_tls(&mut tls, &mut bytes, &mut plain);
-        // An alert says to the server what was wrong; whether it gets it does not matter then.
-        let flushed = flush(&mut tls, &self.subscribers[index].socket);
-        if let Some(rare) = &mut self.subscribers[index].rare {
-            rare.tls = Some(tls);
-        }
-        let mut result = if plain.is_empty() { Ok(()) } else { self.received(index, &plain) };
-        self.plain = plain;
-        // What came may have ended the stream.
-        if token(index, &self.subscribers[index]) == of && result.is_ok() {
-            match read.and_then(|over| flushed.map(|()| over)) {
-                Ok(false) => {}
-                Ok(true) => result = self.ended(index, "it was closed"),
-                Err(error) => result = self.ended(index, &error.to_string()),
-            }
-        }
-        result
-    }
-
-    pub(super) fn received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
+impl<T: Transport> Worker<'_, T> {
+    /// Bytes of HTTP came.
+    pub(super) fn http_received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
         self.recorder.observations.bytes += bytes.len() as u64;
         if self.subscribers[index].state == State::Open {
             return self.body(index, bytes);
