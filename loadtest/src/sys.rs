@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Turns a return value of -1 into the error it stands for.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -234,6 +236,11 @@ impl Waker {
         self.0.as_raw_fd()
     }
 
+    /// The same waker under another number of this thread's table.
+    pub(crate) fn again(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
     pub(crate) fn wake(&self) {
         let one = 1u64;
         // SAFETY: eight bytes are read from a live u64. A full counter is a wake-up too, so no error matters.
@@ -245,6 +252,13 @@ impl Waker {
         // SAFETY: eight bytes are written to a live u64; an empty counter is not an error that matters.
         unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) };
     }
+}
+
+/// Tells tokio, in whose runtime this is called, to say when a descriptor is readable.
+pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what is returned, and nothing closes it or puts another one in its place
+    // before that is dropped.
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);

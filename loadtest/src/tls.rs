@@ -58,6 +58,18 @@ impl Tls {
         Ok(Tls(Arc::new(config)))
     }
 
+    /// The same for HTTP/2, which a server has to agree to (RFC 9113, section 3.2).
+    pub(crate) fn for_http2(&self) -> Tls {
+        let mut config = ClientConfig::clone(&self.0);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Tls(Arc::new(config))
+    }
+
+    /// For programs that make connections themselves.
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        self.0.clone()
+    }
+
     /// A connection with a host, before its first byte.
     pub(crate) fn connection(&self, host: &ServerName<'static>) -> Outcome<ClientConnection> {
         ClientConnection::new(self.0.clone(), host.clone())

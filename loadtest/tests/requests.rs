@@ -2,7 +2,8 @@
 
 mod fake;
 
-use fake::tls::Proxy;
+use fake::http2::Gateway;
+use fake::tls::{self, Proxy};
 use fake::{Behaviour, Fake, Framing, Send, judge};
 
 #[test]
@@ -147,4 +148,64 @@ fn compressed_streams_are_decompressed() {
         "{}",
         verdict.complaint
     );
+}
+
+#[test]
+fn streams_share_connections_of_http2() {
+    let behaviour = || Behaviour { framing: Framing::Close, replays: true, ..Behaviour::default() };
+    let run = |fake: &Fake, url: &str, scenario: &str| {
+        judge(&format!(
+            "{scenario} --threads 2 --http2 --streams-per-connection 5 --subscribe-url {url}/events/load --server plain --publish-url http://{}/events/load",
+            fake.address
+        ))
+    };
+    let fake = Fake::start(behaviour());
+    let gateway = Gateway::start(fake.address, None);
+    let url = format!("http://{}", gateway.address);
+    let verdict = run(&fake, &url, "fanout -n 20 -r 50 -d 500ms");
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!((verdict.count("deliveries"), gateway.connections()), (20 * 26, 4));
+
+    let (config, certificate) = tls::configuration(&[b"h2"]);
+    let gateway = Gateway::start(fake.address, Some(config));
+    let url = format!("https://localhost:{}", gateway.address.port());
+    let verdict = judge(&format!(
+        "idle -n 10 -d 300ms --http2 --subscribe-url {url}/events/x --ca {}",
+        certificate.display()
+    ));
+    assert_eq!((verdict.code, verdict.count("streams_open_at_end")), (0, 10), "{}", verdict.complaint);
+    let verdict = judge(&format!("idle -n 2 -d 300ms --http2 --subscribe-url {url}/events/x"));
+    assert!(
+        verdict.code == 1 && verdict.complaint.contains("invalid peer certificate"),
+        "{}",
+        verdict.complaint
+    );
+    std::fs::remove_file(certificate).unwrap();
+
+    // Streams that the server resets come back, and resume.
+    let hang_up = |_, event| if event == 10 { vec![Send::Hangup] } else { vec![Send::Event(event)] };
+    let fake = Fake::start(Behaviour { mischief: Box::new(hang_up), ..behaviour() });
+    let gateway = Gateway::start(fake.address, None);
+    let url = format!("http://{}", gateway.address);
+    let verdict = run(&fake, &url, "fanout -n 10 -r 50 -d 500ms");
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!((verdict.count("streams_cut"), verdict.count("streams_reopened")), (10, 10));
+
+    let fake = Fake::start(behaviour());
+    let gateway = Gateway::start(fake.address, None);
+    let url = format!("http://{}", gateway.address);
+    for scenario in [
+        "storm -n 10 -r 50 -d 900ms",
+        "churn -n 10 -r 50 -d 500ms --per-second 20",
+        "slow -n 10 --share 0.5 -r 50 -d 400ms",
+    ] {
+        let verdict = run(&fake, &url, scenario);
+        assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{scenario}: {}", verdict.complaint);
+    }
+    // A server that does not speak it.
+    let verdict = judge(&format!(
+        "idle -n 2 -d 300ms --http2 --head-timeout 500ms --subscribe-url http://{}/x",
+        fake.address
+    ));
+    assert_eq!(verdict.code, 1, "{}", verdict.complaint);
 }

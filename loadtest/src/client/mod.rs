@@ -59,10 +59,17 @@ impl Group {
 /// Reads how many deliveries there were so far.
 pub(crate) type Delivered = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// How streams share connections of HTTP/2.
+pub(crate) struct Http2Plan {
+    pub(crate) tls: Tls,
+    pub(crate) streams_per_connection: usize,
+}
+
 /// What the crowd is to do; fixed before it starts.
 pub(crate) struct Plan {
     pub(crate) subscriptions: Subscriptions,
     pub(crate) tls: Tls,
+    pub(crate) http2: Option<Http2Plan>,
     /// Streams may be compressed.
     pub(crate) accepts_gzip: bool,
     pub(crate) groups: Vec<Group>,

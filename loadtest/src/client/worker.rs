@@ -1,5 +1,6 @@
 //! One thread of the crowd: its loop, its commands, and everything that has its time.
 
+mod http2;
 mod layers;
 mod opening;
 mod sockets;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use mio::Token;
 use slab::Slab;
 
+use self::http2::Http2;
 use self::sockets::Sockets;
 use self::transport::{Transport, Turn};
 use self::tun::Tun;
@@ -37,6 +39,9 @@ const OWED_AFTER: u64 = SECOND;
 pub(super) fn run(index: usize, plan: &Plan, common: &Common, control: &Control) -> Option<Observations> {
     control.thread.store(sys::thread_id(), Ordering::Relaxed);
     let observations = match plan.tun {
+        None if plan.http2.is_some() => {
+            Worker::<Http2>::new(index, plan, common, control).map(|mut worker| worker.run())
+        }
         None => Worker::<Sockets>::new(index, plan, common, control).map(|mut worker| worker.run()),
         Some(_) => Worker::<Tun>::new(index, plan, common, control).map(|mut worker| worker.run()),
     };

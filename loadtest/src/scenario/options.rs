@@ -60,6 +60,13 @@ pub(crate) struct Load {
     /// Trust every certificate
     #[arg(long, conflicts_with = "ca")]
     pub(crate) insecure: bool,
+    /// Subscribe over HTTP/2, with several streams on a connection; without TLS the server has to expect it
+    /// (RFC 9113, section 3.3)
+    #[arg(long)]
+    pub(crate) http2: bool,
+    /// Streams on a connection of HTTP/2
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub(crate) streams_per_connection: usize,
     /// Ask for compressed streams (gzip), and decompress them
     #[arg(long)]
     pub(crate) gzip: bool,
@@ -456,6 +463,12 @@ impl Load {
         }
         if self.max_line > 0 && self.max_line < self.size.max(1024) {
             return wrong(format!("--max-line {}: at least 1,024 bytes, and --size", self.max_line));
+        }
+        if self.http2 && self.tun.is_some() {
+            return wrong("--tun has no HTTP/2".to_owned());
+        }
+        if !(1..=1_000_000).contains(&self.streams_per_connection) {
+            return wrong("--streams-per-connection: from 1 to 1,000,000".to_owned());
         }
         if self.threads == Some(0) || self.threads > Some(1024) {
             return wrong("--threads: from 1 to 1024".to_owned());

@@ -12,7 +12,7 @@ use super::conductor::Conductor;
 use super::figures::Evidence;
 use super::snapshot::quiet_snapshot;
 use super::{Kind, Load};
-use crate::client::{Crowd, Group, Plan, Zipf};
+use crate::client::{Crowd, Group, Http2Plan, Plan, Zipf};
 use crate::clock::{self, nanoseconds};
 use crate::failure::{Failure, Outcome};
 use crate::limits::{preflight, preflight_tun, tables_for};
@@ -129,6 +129,9 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     let tls = load.tls()?;
     let plan = Plan {
         tls: tls.clone(),
+        http2: load
+            .http2
+            .then(|| Http2Plan { tls: tls.for_http2(), streams_per_connection: load.streams_per_connection }),
         accepts_gzip: load.gzip,
         subscriptions,
         groups: groups.clone(),

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a fake server that fails is a failed test")]
 
+pub(crate) mod http2;
 pub(crate) mod tls;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -19,19 +19,7 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Takes TLS for localhost and 127.0.0.1, and passes what is in it to `target`.
     pub(crate) fn start(target: SocketAddr) -> Proxy {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let made = rcgen::generate_simple_self_signed(names).unwrap();
-        let certificate = super::scratch("certificate.pem");
-        std::fs::write(&certificate, made.cert.pem()).unwrap();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
-        let config = Arc::new(config);
+        let (config, certificate) = configuration(&[]);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
@@ -42,6 +30,24 @@ impl Proxy {
         });
         Proxy { address, certificate }
     }
+}
+
+/// The configuration of a server for localhost and 127.0.0.1, and the file with its certificate.
+pub(crate) fn configuration(protocols: &[&[u8]]) -> (Arc<ServerConfig>, PathBuf) {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let certificate = super::scratch("certificate.pem");
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    (Arc::new(config), certificate)
 }
 
 /// Passes bytes in turns, until one side ends.

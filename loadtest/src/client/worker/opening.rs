@@ -30,6 +30,8 @@ impl<T: Transport> Worker<'_, T> {
             Err(error) => return self.not_opened(index, &error),
         };
         let tls = match self.plan.subscriptions.tls_name(number) {
+            // There it is the connections' that the streams share.
+            Some(_) if self.plan.http2.is_some() => None,
             Some(name) => Some(Box::new(self.plan.tls.connection(name)?)),
             None => None,
         };
