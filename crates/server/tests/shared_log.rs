@@ -3,63 +3,16 @@
 
 mod support;
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use fanfare_testkit::nats::{Cut, Link, NatsCredentials, NatsOptions, NatsServer};
+use fanfare_testkit::nats::{Cut, Link, NatsCredentials, NatsOptions};
 use serde_json::{Value, json};
 use support::file::ConfigFile;
-use support::server::{arguments, fanfare, run};
+use support::nats::{Nats, expect_ready, node_at, refusal_at};
 use support::tokens::{PublisherKey, bearer, mint};
 use support::{Backend, Response, Server, Subscriber, eventually, http, on_both_backends};
-
-/// NATS, and the name of a stream on it.
-struct Nats {
-    server: NatsServer,
-}
-
-impl Nats {
-    fn start() -> Nats {
-        Nats::start_with(&NatsOptions::default())
-    }
-
-    fn start_with(options: &NatsOptions) -> Nats {
-        Nats { server: NatsServer::start(options).expect("NATS starts") }
-    }
-
-    fn node(&self, backend: Backend, options: &[&str]) -> Server {
-        node_at(&self.server.url(), backend, options)
-    }
-
-    /// What a start says that fails.
-    fn refusal(&self, options: &[&str]) -> String {
-        refusal_at(&self.server.url(), options)
-    }
-}
-
-fn node_at(url: &str, backend: Backend, options: &[&str]) -> Server {
-    let server = Server::start_apart(backend, &[&["--nats", url], options].concat());
-    expect_ready(&server, 200);
-    server
-}
-
-fn refusal_at(url: &str, options: &[&str]) -> String {
-    let mut command = fanfare();
-    let own = ["--nats", url, "--admin", "off"];
-    command.args(arguments(Backend::Epoll, &[&own, options].concat()));
-    let ran = run(command, "");
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
-    ran.stderr
-}
-
-fn expect_ready(server: &Server, status: u16) {
-    eventually(&format!("readiness is {status}"), || {
-        // A server that starts again does not listen for a moment.
-        TcpStream::connect(server.address).ok()?;
-        (server.get("/health/ready").status == status).then_some(())
-    });
-}
 
 fn publish(server: &Server, topic: &str, data: &str, id: Option<&str>) -> Response {
     let mut event = json!({ "topic": topic, "data": data });
