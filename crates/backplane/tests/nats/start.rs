@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::thread;
 use std::time::Duration;
 
 use crate::support::{Node, options, server};
@@ -36,10 +37,10 @@ fn a_server_that_is_not_there() {
 fn a_url_that_answers_with_something_else() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
+            thread::spawn(move || {
                 let _ = stream.read(&mut [0; 64]);
                 let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
             });
@@ -50,8 +51,21 @@ fn a_url_that_answers_with_something_else() {
 
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("nats://{}", silent.local_addr().unwrap());
-    refused(NatsOptions::new([url]), ConnectErrorKind::NotNats, &["does not greet"]);
+    refused(NatsOptions::new([url]), ConnectErrorKind::Unreachable, &["says nothing", "another program"]);
     refused(NatsOptions::new(["http://127.0.0.1"]), ConnectErrorKind::Options, &["nats://host:port"]);
+}
+
+/// A node that started while NATS hung took it for another program, and gave up before its time.
+#[test]
+fn a_server_that_hangs_for_a_while() {
+    let server = server();
+    server.pause();
+    let options = options(&server).connect_wait(Duration::from_secs(60));
+    let starts = thread::spawn(move || NatsBackplane::connect(options).map(|_| ()));
+    // Longer than it takes to look what is there.
+    thread::sleep(Duration::from_secs(5));
+    server.resume();
+    starts.join().unwrap().unwrap();
 }
 
 #[test]
