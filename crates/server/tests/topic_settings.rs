@@ -182,6 +182,31 @@ on_both_backends! {
         assert!(!log.contains("hold for all from now on"), "{log}");
     }
 
+    /// Presence changes only with a start.
+    fn presence_is_taken_over_by_a_server_that_starts_again(backend) {
+        let nats = Nats::start();
+        let address = address_apart(backend);
+        let first = nats.node(backend, &["--listen", &address, "--drain", "1s"]);
+        let second = nats.node(backend, &["--presence", "room/*", "--drain", "1s", "--listen", &address_apart(backend)]);
+        first.expect_log("takes over another --presence when it starts again");
+        // Where there is presence, only the server publishes to these topics.
+        let status = |server: &Server| {
+            let event = json!({ "topic": "presence/room/1", "data": "x" });
+            server.connect().post("application/json", event.to_string()).status
+        };
+        assert_eq!(status(&first), 200);
+        let refused = status(&second);
+        assert_ne!(refused, 200);
+        nats.server.client().expect("a connection").delete_stream("FANFARE").expect("it is deleted");
+        for server in [&first, &second] {
+            eventually("the server has started again", || {
+                (server.log().matches("the shared log is open").count() == 2).then_some(())
+            });
+            expect_ready(server, 200);
+            assert_eq!(status(server), refused);
+        }
+    }
+
     /// Somebody writes anything into the bucket, or deletes what is there.
     fn topic_settings_that_cannot_be_read_change_nothing(backend) {
         let nats = Nats::start();
