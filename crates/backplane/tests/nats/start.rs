@@ -164,6 +164,29 @@ fn an_account_that_may_not_do_what_a_node_does() {
     assert!(said.to_lowercase().contains("permissions violation"), "{said}");
 }
 
+/// A bucket of somebody else lost the epoch and the revocations in silence.
+#[test]
+fn a_bucket_that_loses_values() {
+    let server = server();
+    let mut client = server.client().unwrap();
+    let mut bucket = json!({
+        "name": "KV_FANFARE_state", "subjects": ["$KV.FANFARE_state.>"], "max_age": 3_600_000_000_000_u64,
+    });
+    client.create_stream(&bucket).unwrap();
+    let says = ["KV_FANFARE_state", "max_age = 3600000000000", "nats stream edit"];
+    refused(options(&server), ConnectErrorKind::Mismatch, &says);
+    client.update_stream("KV_FANFARE_state", &json!({ "max_age": 0, "max_msgs": 9 })).unwrap();
+    refused(options(&server), ConnectErrorKind::Mismatch, &["max_msgs = 9"]);
+    // What is full refuses a change, and says so.
+    client.update_stream("KV_FANFARE_state", &json!({ "max_msgs": 9, "discard": "new" })).unwrap();
+    drop(Node::start(&server));
+    client.delete_stream("KV_FANFARE_state").unwrap();
+    bucket["retention"] = json!("workqueue");
+    bucket["max_age"] = json!(0);
+    client.create_stream(&bucket).unwrap();
+    refused(options(&server), ConnectErrorKind::Mismatch, &["retention = \"workqueue\""]);
+}
+
 #[test]
 fn a_stream_with_other_settings() {
     let server = server();
@@ -177,6 +200,11 @@ fn a_stream_with_other_settings() {
     config["name"] = json!("OTHER");
     refused(options(&server).stream("OTHER"), ConnectErrorKind::Create, &["overlap"]);
     refused(options(&server).stream("THREE").prefix("x").replicas(3), ConnectErrorKind::Create, &["THREE"]);
+
+    // What would be refused is not created.
+    let short = options(&server).stream("SHORT").prefix("short").max_age(Duration::from_secs(5));
+    refused(short, ConnectErrorKind::Options, &["SHORT is not created", "5s", "10s"]);
+    assert!(client.stream_info("SHORT").is_err());
 
     let node = Node::with(options(&server).stream("GOOD").prefix("good").max_bytes(1 << 20));
     node.await_caught_up();
