@@ -53,8 +53,7 @@ on_both_backends! {
         expect_retained(&first, "a", 20);
         assert_eq!(has_settings_of_others(), "0");
         let second = nats.node(backend, &["--retain-events", "5", "--retain", "user/*=2,,"]);
-        let log = second.log();
-        assert!(log.contains("held before: --retain-events 50 "), "{log}");
+        second.expect_log("held before: --retain-events 50 ");
         for server in [&first, &second] {
             expect_retained(server, "a", 5);
             expect_retained(server, "user/1", 2);
