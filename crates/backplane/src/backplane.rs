@@ -253,7 +253,8 @@ async fn open(options: &NatsOptions, link: Arc<Link>) -> Result<Beginning, Conne
     let bucket = Bucket::new(link, &format!("{}_state", options.stream));
     let explain = |error| stream::explain(options, &error);
     let replicas = info.config["num_replicas"].as_u64().unwrap_or(1);
-    bucket.create(replicas, CALL).await.map_err(explain)?;
+    let of_bucket = bucket.create(replicas, CALL).await.map_err(explain)?;
+    stream::check_bucket(bucket.api().stream(), &of_bucket.config)?;
     let epoch = epoch::agree(&bucket, &info.created, options.epoch_over, CALL).await.map_err(explain)?;
     let (end, _) = watch::channel(false);
     let shared = Arc::new(Shared::new(options.clone(), api, bucket, epoch, &info, end));

@@ -9,7 +9,7 @@ use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::api::{Api, ApiError, code};
+use crate::api::{Api, ApiError, StreamInfo, code};
 use crate::keep::is_deleted;
 use crate::link::Link;
 
@@ -44,11 +44,11 @@ impl Bucket {
         Bucket { api: Api::new(link, &format!("KV_{name}")), name: name.into() }
     }
 
-    /// Creates the bucket where it is not there.
-    pub(crate) async fn create(&self, replicas: u64, patience: Duration) -> Result<(), ApiError> {
+    /// Creates the bucket where it is not there, and says how it is.
+    pub(crate) async fn create(&self, replicas: u64, patience: Duration) -> Result<StreamInfo, ApiError> {
         match self.api.stream_info(patience).await {
             Err(ApiError::Refused { code: code::STREAM_NOT_FOUND, .. }) => {}
-            other => return other.map(|_| ()),
+            other => return other,
         }
         let config = json!({
             "name": self.api.stream(),
@@ -68,10 +68,11 @@ impl Bucket {
             "deny_purge": false,
             "allow_direct": true,
         });
-        match self.api.call(&format!("STREAM.CREATE.{}", self.api.stream()), &config, patience).await {
-            Ok(_) => Ok(()),
+        let created = self.api.call(&format!("STREAM.CREATE.{}", self.api.stream()), &config, patience).await;
+        match created.and_then(StreamInfo::of) {
+            Ok(info) => Ok(info),
             // Another node may have created it a moment ago.
-            Err(error) => self.api.stream_info(patience).await.map(|_| ()).map_err(|_| error),
+            Err(error) => self.api.stream_info(patience).await.map_err(|_| error),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::api::ApiError;
 use crate::bucket::Put;
 use crate::keep::{self, KeepError, key_in_bucket};
 use crate::nodes::TellError;
@@ -112,7 +113,7 @@ impl NatsBackplane {
     }
 
     /// Sets a value that all nodes share. Where a revision is named, the value is set only if it still has
-    /// this one; zero: if it was never set. False: it has another one.
+    /// this one; zero: if there is none. False: it has another one.
     ///
     /// It must not be called in a handler.
     ///
@@ -120,8 +121,20 @@ impl NatsBackplane {
     /// NATS cannot be reached, or it is no key. Where no answer has come, the value may be set.
     pub fn put(&self, key: &str, value: Vec<u8>, revision: Option<u64>) -> Result<bool, KeepError> {
         let (bucket, name) = self.bucket_and_key(key)?;
-        let put = async move { bucket.put(&name, Bytes::from(value), revision, PATIENCE).await };
-        let put = self.wait(put, PATIENCE * 2).ok_or_else(late)?;
+        let value = Bytes::from(value);
+        let put = async move {
+            let put = bucket.put(&name, value.clone(), revision, PATIENCE).await?;
+            if put == Put::Done || revision != Some(0) {
+                return Ok(put);
+            }
+            // One that was deleted has the revision of its deletion.
+            let entry = bucket.get(&name, PATIENCE).await?;
+            match entry.is_deleted {
+                true => bucket.put(&name, value, Some(entry.revision), PATIENCE).await,
+                false => Ok(put),
+            }
+        };
+        let put: Result<Put, ApiError> = self.wait(put, PATIENCE * 3).ok_or_else(late)?;
         Ok(put.map_err(|error| KeepError(error.to_string()))? == Put::Done)
     }
 

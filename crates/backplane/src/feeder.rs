@@ -380,3 +380,41 @@ pub(crate) fn append_all(shared: &Arc<Shared>, mut channel: Channel) {
     }
     shared.break_off_now();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use fanfare::{Backplane, Engine};
+    use fanfare_testkit::nats::{self, NatsServer};
+
+    use super::*;
+    use crate::{NatsBackplane, NatsOptions};
+
+    /// The thread that feeds the engine, or its task, ended over a panic, and the server delivered nothing any
+    /// more and said that it was ready.
+    #[test]
+    fn a_feed_that_ends_by_itself_breaks_off() {
+        let server = NatsServer::start(&nats::NatsOptions::default()).unwrap();
+        let backplane = NatsBackplane::connect(NatsOptions::new([server.url()])).unwrap();
+        let engine = Engine::builder().shards(1).backplane(backplane.clone()).start().unwrap();
+        let guard = || BreaksOff { shared: Arc::clone(backplane.shared()), what: "a thread of a test" };
+        let of_panic = guard();
+        assert_eq!(engine.hub().log_break(), None);
+        let thread = thread::spawn(move || {
+            let _guard = of_panic;
+            panic!("this is a part of the test");
+        });
+        assert!(thread.join().is_err());
+        assert!(matches!(engine.hub().log_break(), Some(LogBreak::Failed(_))));
+        assert!(!backplane.status().is_caught_up);
+        drop(engine);
+        // The end that is asked for is none.
+        let backplane = NatsBackplane::connect(NatsOptions::new([server.url()])).unwrap();
+        let engine = Engine::builder().shards(1).backplane(backplane.clone()).start().unwrap();
+        let guard = BreaksOff { shared: Arc::clone(backplane.shared()), what: "a thread of a test" };
+        backplane.end();
+        drop(guard);
+        assert_eq!(engine.hub().log_break(), None);
+    }
+}

@@ -21,6 +21,8 @@ enum Found {
     Other(String),
     /// It takes connections and says nothing.
     Silent,
+    /// It ends connections over what a client of NATS says.
+    Ends,
     /// The connection fails.
     Nothing(String),
 }
@@ -49,9 +51,16 @@ pub(crate) async fn explain(options: &NatsOptions, error: &async_nats::ConnectEr
             Found::Other(said) => format!(
                 "{url} is no NATS server: it answers {said:?}; name the address for clients of a NATS server, whose port is 4222 by default"
             ),
-            Found::Silent => format!(
+            Found::Ends => format!(
                 "{url} takes connections, but does not greet as a NATS server does; name the address for clients of a NATS server, whose port is 4222 by default"
             ),
+            // The kernel takes connections for a server that is stopped, or has too much to do.
+            Found::Silent => {
+                nothing.push(format!(
+                    "{url} (it takes connections and says nothing: a NATS server that hangs, or another program)"
+                ));
+                continue;
+            }
             Found::Nats => {
                 let is_tls = ["tls", "certificate", "handshake", "alert"]
                     .iter()
@@ -112,7 +121,7 @@ async fn probe(address: &ServerAddr) -> Found {
     // A NATS server speaks first. Servers of other protocols wait, and complain about what they do not know.
     for words in [&b""[..], b"PING\r\n\r\n"] {
         if stream.write_all(words).await.is_err() {
-            return Found::Silent;
+            return Found::Ends;
         }
         let mut bytes = [0; 64];
         match tokio::time::timeout(PATIENCE, stream.read(&mut bytes)).await {
@@ -125,7 +134,7 @@ async fn probe(address: &ServerAddr) -> Found {
             Ok(_) if words.is_empty() => {
                 return Found::Nothing("the connection is closed at once".to_owned());
             }
-            Ok(_) => return Found::Silent,
+            Ok(_) => return Found::Ends,
             Err(_) => {}
         }
     }
@@ -168,6 +177,8 @@ mod tests {
         assert_eq!(found(says(b"INFO {}\r\n")), Found::Nats);
         assert_eq!(found(says(b"SSH-2.0\r\nmore")), Found::Other("SSH-2.0".to_owned()));
         // It ends the connection over words that it does not know.
-        assert_eq!(found(|mut stream| drop(stream.read(&mut [0; 64]))), Found::Silent);
+        assert_eq!(found(|mut stream| drop(stream.read(&mut [0; 64]))), Found::Ends);
+        // One that hangs.
+        assert_eq!(found(|mut stream| drop(stream.read_to_end(&mut Vec::new()))), Found::Silent);
     }
 }

@@ -34,6 +34,14 @@ pub(crate) async fn open(
 }
 
 async fn create(api: &Api, options: &NatsOptions, patience: Duration) -> Result<StreamInfo, ConnectError> {
+    let (window, least) = (window_at_creation(options), options.least_duplicate_window());
+    if window < least {
+        let what = format!(
+            "the stream {} is not created: its events would live for {window:?}, and its duplicate window has to be {least:?} at least; let events live longer",
+            options.stream
+        );
+        return Err(ConnectError::new(ConnectErrorKind::Options, what));
+    }
     let config = wanted_config(options);
     let created = api.call(&format!("STREAM.CREATE.{}", options.stream), &config, patience).await;
     match created.and_then(StreamInfo::of) {
@@ -148,6 +156,29 @@ pub(crate) fn check(config: &Value, options: &NatsOptions) -> Result<(), Connect
         }
         None => Ok(()),
     }
+}
+
+/// Checks the bucket beside the stream: it must not lose values in silence.
+pub(crate) fn check_bucket(name: &str, config: &Value) -> Result<(), ConnectError> {
+    let number = |setting: &str| config[setting].as_i64().unwrap_or_default();
+    let drops_old = config["discard"] != "new";
+    let drops = |setting: &str| number(setting) > 0 && drops_old;
+    let setting = if config["retention"] != "limits" {
+        "retention"
+    } else if number("max_age") > 0 {
+        "max_age"
+    } else if drops("max_msgs") {
+        "max_msgs"
+    } else if drops("max_bytes") {
+        "max_bytes"
+    } else {
+        return Ok(());
+    };
+    let what = format!(
+        "the bucket {name} has the setting {setting} = {}, with which it loses what nodes share; change it with `nats stream edit {name}`, or delete the bucket",
+        config[setting]
+    );
+    Err(ConnectError::new(ConnectErrorKind::Mismatch, what))
 }
 
 /// What is different from the options, where a node can do with either.

@@ -44,7 +44,9 @@ pub use file::{FileText, MAX_FILE_BYTES};
 pub use flags::Flags;
 pub use layers::{Given, Sources, Values};
 pub use problem::{Place, Problem, Problems};
-pub use settings::{LaggardEnd, LogFormat, PRESENCE_PREFIX, PRESENCE_RETAIN_AGE, Settings, WhenFull};
+pub use settings::{
+    LaggardEnd, LogFormat, PRESENCE_PREFIX, PRESENCE_RETAIN_AGE, Settings, WhenFull, with_presence_rule,
+};
 pub use values::host_name::{self, HostName};
 pub use values::http_url::{HttpUrl, InvalidHttpUrl};
 pub use values::key_file::{KeyContent, KeyFile};

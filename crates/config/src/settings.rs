@@ -401,7 +401,9 @@ settings! {
     "cluster": "A log that several servers share" {
         /// URL of a NATS server with JetStream. Several servers that name the same stream are one hub: events
         /// that are published at one of them reach the subscribers of all, and a subscriber may resume at any
-        /// of them. The stream is the durable log then, so --data cannot be set. See docs/SCALING.md.
+        /// of them. The stream is the durable log then, so --data cannot be set. The --retain options and
+        /// --presence hold over all servers: those of the server that was started last, or reloaded last with
+        /// other ones. See docs/SCALING.md.
         nats: Vec<NatsUrl> = many(text(NatsUrl::ALLOWED), Separator::Comma).value_name("URL");
         /// Name of the stream. It is created where it does not exist, and checked where it does.
         stream: String = one(text_with("a name without spaces, dots, slashes, * and >", nats_name::stream))
@@ -570,20 +572,24 @@ impl Settings {
         Rate::new(per_second as u64, u64::try_from(burst).unwrap_or(u64::MAX))
     }
 
-    /// The bounds of what is kept.
-    pub fn log_limits(&self) -> LogLimits {
-        let retention = Retention::default()
+    /// What is kept of each topic that no rule of `--retain` matches.
+    pub fn retention(&self) -> Retention {
+        Retention::default()
             .with_events(self.retain_events)
             .with_bytes(self.retain_bytes)
-            .with_age(self.retain_age);
-        // Clients that join and leave cause presence events, and these are not to take the place of others.
-        // So this rule is the first one.
-        let of_presence = (!self.presence.is_empty()).then(|| {
-            let topics = TopicPattern::Prefix(PRESENCE_PREFIX.to_owned());
-            RetentionRule::new(topics, retention.with_age(self.retain_age.min(PRESENCE_RETAIN_AGE)))
-        });
-        let of_others = self.retain.iter().map(|rule| rule.or(retention));
-        let rules = of_presence.into_iter().chain(of_others).collect();
+            .with_age(self.retain_age)
+    }
+
+    /// The rules of `--retain`.
+    pub fn retain_rules(&self) -> Vec<RetentionRule> {
+        let general = self.retention();
+        self.retain.iter().map(|rule| rule.or(general)).collect()
+    }
+
+    /// The bounds of what is kept.
+    pub fn log_limits(&self) -> LogLimits {
+        let (retention, rules) = (self.retention(), self.retain_rules());
+        let rules = with_presence_rule(!self.presence.is_empty(), retention, rules);
         LogLimits::default().with_retention(retention).with_rules(rules).with_total_bytes(self.log_bytes)
     }
 
@@ -607,6 +613,20 @@ impl Settings {
             None => trusted,
         }
     }
+}
+
+/// The rules of the log for these rules of `--retain`. Where there is presence, the first one is for its
+/// events: clients that join and leave cause them, and they are not to take the place of others.
+pub fn with_presence_rule(
+    has_presence: bool,
+    general: Retention,
+    rules: Vec<RetentionRule>,
+) -> Vec<RetentionRule> {
+    let of_presence = has_presence.then(|| {
+        let topics = TopicPattern::Prefix(PRESENCE_PREFIX.to_owned());
+        RetentionRule::new(topics, general.with_age(general.age.min(PRESENCE_RETAIN_AGE)))
+    });
+    of_presence.into_iter().chain(rules).collect()
 }
 
 impl Default for Settings {

@@ -287,6 +287,9 @@ impl Builder {
     /// has it and this node has got it from there. The epoch and the numbers are those of the log, so ids are
     /// equal on all nodes. The start reads the newest events back, as [`Builder::store`] does.
     ///
+    /// The engine may become unable to go on with the log. It does not stop by itself then: its owner asks
+    /// [`Hub::log_break`] from time to time, about once a second, stops the engine, and starts another one.
+    ///
     /// [`Hub::publish`] and [`Hub::publish_batch`], which do not wait, are refused with
     /// [`crate::PublishError::WouldBlock`]. A durable store cannot be set, too: the shared log is the store.
     pub fn backplane(mut self, backplane: Arc<dyn Backplane>) -> Builder {

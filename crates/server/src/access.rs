@@ -10,7 +10,7 @@ mod tests;
 
 use std::fmt::{self, Display};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fanfare::{Event, InvalidHeader, ProblemKind, Refusal, RequestHead, Subscribe, Topic};
 use fanfare_access::{
@@ -41,8 +41,9 @@ pub(crate) struct Access {
     places: TokenPlaces,
     rules: TokenRules,
     anonymous_subscribe: bool,
-    /// The topics of presence events need a grant, also where everyone may subscribe.
-    has_presence: bool,
+    /// The topics of presence events need a grant, also where everyone may subscribe. It is the same in all
+    /// configurations of a server, because presence changes only with a start.
+    has_presence: Arc<AtomicBool>,
     /// Tell clients why they are refused.
     debug: bool,
     revocations: Arc<Revocations>,
@@ -109,6 +110,11 @@ impl Access {
         self.publishers.is_some()
     }
 
+    /// Notes whether there is presence, which a server may learn from others when it starts.
+    pub(crate) fn set_presence(&self, has_presence: bool) {
+        self.has_presence.store(has_presence, Ordering::Relaxed);
+    }
+
     /// Whether presence events are private, so that only a grant of their topics shows them. An endpoint
     /// decides about every topic itself, and may let in to public events alone.
     pub(crate) fn has_private_presence(&self) -> bool {
@@ -119,7 +125,7 @@ impl Access {
     /// that it does not see, so it is refused.
     fn hidden_presence<'t>(&self, topics: &'t [Topic], covers: impl Fn(&Topic) -> bool) -> Option<&'t Topic> {
         let is_hidden = |topic: &&Topic| presence::is_reserved(topic) && !covers(topic);
-        topics.iter().find(|topic| self.has_presence && is_hidden(topic))
+        topics.iter().find(|topic| self.has_presence.load(Ordering::Relaxed) && is_hidden(topic))
     }
 
     /// The memory of what is remembered, at most.

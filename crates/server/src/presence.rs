@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::clock::unix_time;
 use crate::cluster::peers::Peers;
+use crate::cluster::topic_settings::TopicSettings;
 use crate::rules::CurrentRules;
 use others::{Entry, Others};
 
@@ -77,7 +78,17 @@ impl PresenceOptions {
     /// `None`: there is no presence.
     pub(crate) fn of(settings: &Settings) -> Option<PresenceOptions> {
         let patterns = settings.presence.clone();
-        let (topics, interval) = (settings.presence_topics, settings.presence_interval);
+        (!patterns.is_empty()).then_some(PresenceOptions {
+            patterns,
+            topics: settings.presence_topics,
+            interval: settings.presence_interval,
+        })
+    }
+
+    /// The same with the topic settings that hold for all servers.
+    pub(crate) fn shared(settings: &Settings, shared: &TopicSettings) -> Option<PresenceOptions> {
+        let (patterns, interval) = (shared.presence().to_vec(), shared.presence_interval());
+        let topics = settings.presence_topics;
         (!patterns.is_empty()).then_some(PresenceOptions { patterns, topics, interval })
     }
 

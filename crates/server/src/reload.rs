@@ -8,6 +8,7 @@ use fanfare_store::DiskStore;
 use tracing_subscriber::EnvFilter;
 
 use crate::access::{self, Access};
+use crate::cluster::settings::SharedSettings;
 use crate::configuration::{Changes, Configuration, ConfigurationError};
 use crate::control::{ControlLimits, CurrentLimits};
 use crate::fetched_keys::KEY_REMOVED;
@@ -25,6 +26,8 @@ pub(crate) struct Running {
     pub(crate) proxies: SharedProxies,
     pub(crate) log: SetLog,
     pub(crate) store: Option<Arc<DiskStore>>,
+    /// `None`: the server is alone.
+    pub(crate) shared_settings: Option<Arc<SharedSettings>>,
 }
 
 /// The options of what is kept of each topic.
@@ -98,8 +101,13 @@ impl Running {
         self.limits.replace(ControlLimits::of(settings));
         engine.change_limits(&settings.limits());
         if changes.made.iter().any(|name| RETENTION.contains(name)) {
-            let log = settings.log_limits();
-            engine.hub().set_retention(log.retention, log.rules);
+            match &self.shared_settings {
+                Some(shared) => shared.reload(settings),
+                None => {
+                    let log = settings.log_limits();
+                    engine.hub().set_retention(log.retention, log.rules);
+                }
+            }
         }
         if let Some(store) = &self.store {
             store.set_limits(settings.store_limits());

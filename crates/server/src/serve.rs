@@ -23,6 +23,7 @@ use crate::access_log::{self, AccessLog};
 use crate::admission::EventsAdmission;
 use crate::cluster;
 use crate::cluster::orders::ClusterOrders;
+use crate::cluster::settings::SharedSettings;
 use crate::configuration::Configuration;
 use crate::control::admin::{self, Admin};
 use crate::control::spare_descriptors::SpareDescriptors;
@@ -111,6 +112,17 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         .map(|backplane| cluster::orders::bar_before_start(backplane, &rules.get().access))
         .transpose()?
         .unwrap_or_default();
+    let starts_again = restart::started_again().is_some();
+    let shared_settings =
+        backplane.as_ref().map(|backplane| SharedSettings::agree(backplane, settings, starts_again));
+    let mut engine_limits = settings.limits();
+    if let Some(shared) = &shared_settings {
+        let in_force = shared.in_force();
+        let has_presence = !in_force.presence().is_empty();
+        (engine_limits.log.retention, engine_limits.log.rules) =
+            (in_force.retention(), in_force.rules(has_presence));
+        access.set_presence(has_presence);
+    }
     let mut shared_log = cluster::Watch::default();
     if let Some(backplane) = &backplane {
         shared_log.look(backplane, &health);
@@ -122,7 +134,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         .pin(settings.pin)
         .descriptor_tables(settings.descriptor_tables)
         .raise_descriptor_limit(true)
-        .limits(settings.limits())
+        .limits(engine_limits)
         .socket_options(settings.socket_options())
         .hand_over(true);
     // SAFETY: the admission and what it owns use no descriptor: it reads the rules of the moment, compares
@@ -136,7 +148,10 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     if settings.access_log {
         builder = builder.life_cycle(access_log::STREAM_EVENTS);
     }
-    let presence = PresenceOptions::of(settings);
+    let presence = match &shared_settings {
+        Some(shared) => PresenceOptions::shared(settings, &shared.in_force()),
+        None => PresenceOptions::of(settings),
+    };
     if let Some(presence) = &presence {
         let (patterns, topics) = presence.noted();
         builder = builder.note_joins(patterns, topics);
@@ -174,7 +189,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         }
         let orders = ClusterOrders::start(Arc::clone(backplane), engine.hub(), rules.clone(), barred);
         let orders = orders.and_then(|orders| {
-            cluster::settings::compare(backplane, &configuration.settings)?;
+            shared_settings.as_ref().map_or(Ok(()), |shared| shared.follow(backplane, engine.hub()))?;
             Ok(orders)
         });
         cluster_orders =
@@ -213,6 +228,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             rules: rules.clone(),
             bodies,
             backplane: backplane.clone(),
+            shared_settings: shared_settings.clone(),
             started,
         };
         let hosts = Hosts::new(&configuration.settings.admin_host, &[address]);
@@ -225,7 +241,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     drop(access);
     let mut manager = ServiceManager::find(WATCH_INTERVAL);
     manager.ready(engine.hub().counts().connections);
-    let mut running = Running { configuration, listening, rules, limits, proxies, log, store };
+    let mut running =
+        Running { configuration, listening, rules, limits, proxies, log, store, shared_settings };
 
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {

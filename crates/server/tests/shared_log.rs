@@ -3,63 +3,18 @@
 
 mod support;
 
-use std::net::{TcpListener, TcpStream};
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use fanfare_testkit::nats::{Cut, Link, NatsCredentials, NatsOptions, NatsServer};
+use fanfare_testkit::nats::{Cut, Link, NatsCredentials, NatsOptions};
 use serde_json::{Value, json};
 use support::file::ConfigFile;
-use support::server::{arguments, fanfare, run};
+use support::nats::{Nats, expect_ready, node_at, refusal_at};
 use support::tokens::{PublisherKey, bearer, mint};
 use support::{Backend, Response, Server, Subscriber, eventually, http, on_both_backends};
-
-/// NATS, and the name of a stream on it.
-struct Nats {
-    server: NatsServer,
-}
-
-impl Nats {
-    fn start() -> Nats {
-        Nats::start_with(&NatsOptions::default())
-    }
-
-    fn start_with(options: &NatsOptions) -> Nats {
-        Nats { server: NatsServer::start(options).expect("NATS starts") }
-    }
-
-    fn node(&self, backend: Backend, options: &[&str]) -> Server {
-        node_at(&self.server.url(), backend, options)
-    }
-
-    /// What a start says that fails.
-    fn refusal(&self, options: &[&str]) -> String {
-        refusal_at(&self.server.url(), options)
-    }
-}
-
-fn node_at(url: &str, backend: Backend, options: &[&str]) -> Server {
-    let server = Server::start_apart(backend, &[&["--nats", url], options].concat());
-    expect_ready(&server, 200);
-    server
-}
-
-fn refusal_at(url: &str, options: &[&str]) -> String {
-    let mut command = fanfare();
-    let own = ["--nats", url, "--admin", "off"];
-    command.args(arguments(Backend::Epoll, &[&own, options].concat()));
-    let ran = run(command, "");
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
-    ran.stderr
-}
-
-fn expect_ready(server: &Server, status: u16) {
-    eventually(&format!("readiness is {status}"), || {
-        // A server that starts again does not listen for a moment.
-        TcpStream::connect(server.address).ok()?;
-        (server.get("/health/ready").status == status).then_some(())
-    });
-}
 
 fn publish(server: &Server, topic: &str, data: &str, id: Option<&str>) -> Response {
     let mut event = json!({ "topic": topic, "data": data });
@@ -400,6 +355,54 @@ on_both_backends! {
         assert_eq!(resumed.event().data, "2");
     }
 
+    /// The operator stops the server while it drains to start again: it started again nevertheless.
+    fn a_server_that_is_stopped_does_not_start_again(backend) {
+        let nats = Nats::start();
+        let mut server = nats.node(backend, &["--drain", "3s"]);
+        let subscribers: Vec<Subscriber> = (0..20).map(|_| server.subscribe("topic=a")).collect();
+        server.expect_subscribers("a", 20);
+        nats.server.client().expect("a connection").delete_stream("FANFARE").expect("it is deleted");
+        server.expect_log("the server ends its streams and starts again");
+        server.signal("TERM");
+        let ended = server.wait();
+        assert!(ended.success(), "{ended}");
+        server.expect_log("the server does not start again");
+        drop(subscribers);
+    }
+
+    /// The numbers have gone back, and the server cannot write a new epoch: its next start does it. It took the
+    /// old epoch, and gave ids a second time.
+    fn an_epoch_that_could_not_be_renewed_is_renewed_by_the_next_start(backend) {
+        let mut nats = Nats::start();
+        let address = Server::start_apart(backend, &[]).address.to_string();
+        let server = nats.node(backend, &["--drain", "1s", "--listen", &address]);
+        server.publish("a", "kept");
+        let limit = |nats: &Nats, bytes: i64| {
+            let mut client = nats.server.client().expect("a connection");
+            client.update_stream("KV_FANFARE_state", &json!({ "max_msg_size": bytes })).expect("it is changed");
+        };
+        // Nothing can be written into the bucket.
+        limit(&nats, 1);
+        nats.server.stop().expect("it ends");
+        let (stored, copy) = (nats.server.directory().to_owned(), nats.server.directory().with_extension("copy"));
+        copy_directory(&stored, &copy);
+        nats.server.restart().expect("NATS starts again");
+        expect_ready(&server, 200);
+        let lost = server.publish("a", "lost");
+        nats.server.kill();
+        fs::remove_dir_all(&stored).expect("it is removed");
+        fs::rename(&copy, &stored).expect("it is moved");
+        nats.server.restart().expect("NATS starts again");
+        server.expect_log("the server ends its streams and starts again");
+        server.expect_log("the shared log cannot be used, and is tried again");
+        limit(&nats, -1);
+        expect_ready(&server, 200);
+        let anew = server.publish("a", "anew");
+        let (epoch, number) = lost.split_once('-').expect("an id");
+        assert!(anew.ends_with(&format!("-{number}")) && !anew.starts_with(epoch), "{lost} {anew}");
+        assert_eq!(resume(&server, "a", &lost).header("Fanfare-Gap"), Some("true"));
+    }
+
     /// The counts of all servers are one count.
     fn presence_counts_over_all_servers(backend) {
         let nats = Nats::start();
@@ -429,6 +432,18 @@ on_both_backends! {
         expect_count(1);
         drop(other);
         expect_count(0);
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("it is created");
+    for entry in fs::read_dir(from).expect("it is there") {
+        let entry = entry.expect("it is there");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("it has one").is_dir() {
+            true => copy_directory(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("it is copied")),
+        }
     }
 }
 

@@ -90,4 +90,8 @@ fn nodes_share_values() {
     other.publish_acked("$KV.FANFARE_state.shared.shape", &[("KV-Operation", "DEL")], b"").unwrap();
     has("shape", None);
     assert_eq!(nodes[0].get("shape").unwrap(), None);
+    // One that was deleted is none.
+    assert!(nodes[1].put("shape", b"oval".to_vec(), Some(0)).unwrap());
+    has("shape", Some(b"oval"));
+    assert!(!nodes[0].put("shape", b"round".to_vec(), Some(0)).unwrap());
 }

@@ -1,5 +1,7 @@
 //! What happens to NATS while nodes run.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -197,6 +199,59 @@ fn the_stream_is_shorter_than_before() {
     std::fs::rename(&copy, &stored).unwrap();
     server.restart().unwrap();
     assert!(matches!(break_of(&node), LogBreak::NewEpoch(_)));
+}
+
+/// The state of the bucket is older than what the nodes have had: its next changes have numbers that they
+/// know.
+#[test]
+fn the_bucket_goes_back() {
+    let mut server = server();
+    let node = Node::start(&server);
+    node.await_caught_up();
+    let seen = Arc::new(Mutex::new(BTreeMap::new()));
+    let watched = Arc::clone(&seen);
+    node.backplane.watch(move |key, value| {
+        watched.lock().unwrap().insert(key.to_owned(), value.map(<[u8]>::to_vec));
+    });
+    let await_value = |key: &str, value: &str| {
+        wait_for("a value", || {
+            (seen.lock().unwrap().get(key) == Some(&Some(value.as_bytes().to_vec()))).then_some(())
+        });
+    };
+    let put = |key: &str, value: &str| {
+        wait_for("a put", || node.backplane.put(key, value.as_bytes().to_vec(), None).ok());
+    };
+    put("colour", "red");
+    await_value("colour", "red");
+    server.stop().unwrap();
+    let (stored, copy) = (server.directory().to_owned(), server.directory().with_extension("copy"));
+    copy_directory(&stored, &copy);
+    server.restart().unwrap();
+    for number in 0..9 {
+        put("lost", &number.to_string());
+    }
+    await_value("lost", "8");
+    server.kill();
+    std::fs::remove_dir_all(&stored).unwrap();
+    std::fs::rename(&copy, &stored).unwrap();
+    server.restart().unwrap();
+    put("colour", "blue");
+    await_value("colour", "blue");
+    assert_eq!(node.hub().log_break(), None, "the stream has not gone back");
+}
+
+/// A node that could not write a new epoch says to the next start which one is over.
+#[test]
+fn an_epoch_that_is_over_is_renewed_once_by_the_next_start() {
+    let server = server();
+    let epoch_of = |options: NatsOptions| Node::with(options).hub().head().epoch;
+    let old = epoch_of(options(&server));
+    assert_eq!(epoch_of(options(&server)), old);
+    let new = epoch_of(options(&server).epoch_is_over(old));
+    assert_ne!(new, old);
+    // Another node that says so, and one that says nothing.
+    assert_eq!(epoch_of(options(&server).epoch_is_over(old)), new);
+    assert_eq!(epoch_of(options(&server)), new);
 }
 
 fn copy_directory(from: &std::path::Path, to: &std::path::Path) {

@@ -1,6 +1,10 @@
 //! What other NATS programs publish: events, and messages that are none.
 
-use crate::support::{Node, event, has_gap, next, next_data, server, wait_for};
+use std::collections::BTreeSet;
+
+use fanfare_testkit::nats::NatsClient;
+
+use crate::support::{Node, PATIENCE, event, has_gap, next, next_data, server, wait_for};
 
 #[test]
 fn events_of_other_programs_are_delivered() {
@@ -81,4 +85,45 @@ fn messages_that_are_no_events_are_left_out() {
         assert_eq!(next_data(&mut client), data);
     }
     assert!(!has_gap(&forgetful.resume(&end)));
+}
+
+/// A program that read the ids of messages took the next ones beforehand: its messages were stored in the
+/// place of events, which were lost.
+#[test]
+fn the_ids_that_a_node_gives_to_messages_cannot_be_guessed() {
+    let server = server();
+    let node = Node::start(&server);
+    node.await_caught_up();
+    let mut client = node.subscribe();
+    let mut other = server.client().unwrap();
+    let reads = other.subscribe("fanfare.a").unwrap();
+    other.flush().unwrap();
+    let mut publish = |other: &mut NatsClient, data: &str| {
+        node.publish(event(data)).unwrap();
+        assert_eq!(next_data(&mut client), data);
+        let message = other.next(reads, PATIENCE).unwrap().expect("a message");
+        let (_, id) = message.headers.into_iter().find(|(name, _)| name == "Nats-Msg-Id").expect("an id");
+        id
+    };
+    let id = publish(&mut other, "first");
+    // The numbers behind the one that the id ends with, in whatever way it is written.
+    let number = &id[id.rfind('-').map_or(0, |dash| dash + 1)..];
+    let beginning = id.strip_suffix(number).expect("it is the end");
+    let mut guesses = BTreeSet::new();
+    for further in 1..=200 {
+        if let Ok(number) = number.parse::<u64>() {
+            guesses.insert(format!("{beginning}{}", number.wrapping_add(further)));
+        }
+        if let Ok(number) = u64::from_str_radix(number, 16) {
+            guesses.insert(format!("{beginning}{:016x}", number.wrapping_add(further)));
+        }
+    }
+    assert!(guesses.len() >= 200, "{id}");
+    for guess in &guesses {
+        other.publish_acked("fanfare.b", &[("Nats-Msg-Id", guess.as_str())], b"stolen").unwrap();
+    }
+    for number in 0..20 {
+        let id = publish(&mut other, &number.to_string());
+        assert!(!guesses.contains(&id), "{id} was guessed");
+    }
 }

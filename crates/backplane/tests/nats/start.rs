@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::thread;
 use std::time::Duration;
 
 use crate::support::{Node, options, server};
@@ -36,10 +37,10 @@ fn a_server_that_is_not_there() {
 fn a_url_that_answers_with_something_else() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
+            thread::spawn(move || {
                 let _ = stream.read(&mut [0; 64]);
                 let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
             });
@@ -50,8 +51,21 @@ fn a_url_that_answers_with_something_else() {
 
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("nats://{}", silent.local_addr().unwrap());
-    refused(NatsOptions::new([url]), ConnectErrorKind::NotNats, &["does not greet"]);
+    refused(NatsOptions::new([url]), ConnectErrorKind::Unreachable, &["says nothing", "another program"]);
     refused(NatsOptions::new(["http://127.0.0.1"]), ConnectErrorKind::Options, &["nats://host:port"]);
+}
+
+/// A node that started while NATS hung took it for another program, and gave up before its time.
+#[test]
+fn a_server_that_hangs_for_a_while() {
+    let server = server();
+    server.pause();
+    let options = options(&server).connect_wait(Duration::from_secs(60));
+    let starts = thread::spawn(move || NatsBackplane::connect(options).map(|_| ()));
+    // Longer than it takes to look what is there.
+    thread::sleep(Duration::from_secs(5));
+    server.resume();
+    starts.join().unwrap().unwrap();
 }
 
 #[test]
@@ -150,6 +164,29 @@ fn an_account_that_may_not_do_what_a_node_does() {
     assert!(said.to_lowercase().contains("permissions violation"), "{said}");
 }
 
+/// A bucket of somebody else lost the epoch and the revocations in silence.
+#[test]
+fn a_bucket_that_loses_values() {
+    let server = server();
+    let mut client = server.client().unwrap();
+    let mut bucket = json!({
+        "name": "KV_FANFARE_state", "subjects": ["$KV.FANFARE_state.>"], "max_age": 3_600_000_000_000_u64,
+    });
+    client.create_stream(&bucket).unwrap();
+    let says = ["KV_FANFARE_state", "max_age = 3600000000000", "nats stream edit"];
+    refused(options(&server), ConnectErrorKind::Mismatch, &says);
+    client.update_stream("KV_FANFARE_state", &json!({ "max_age": 0, "max_msgs": 9 })).unwrap();
+    refused(options(&server), ConnectErrorKind::Mismatch, &["max_msgs = 9"]);
+    // What is full refuses a change, and says so.
+    client.update_stream("KV_FANFARE_state", &json!({ "max_msgs": 9, "discard": "new" })).unwrap();
+    drop(Node::start(&server));
+    client.delete_stream("KV_FANFARE_state").unwrap();
+    bucket["retention"] = json!("workqueue");
+    bucket["max_age"] = json!(0);
+    client.create_stream(&bucket).unwrap();
+    refused(options(&server), ConnectErrorKind::Mismatch, &["retention = \"workqueue\""]);
+}
+
 #[test]
 fn a_stream_with_other_settings() {
     let server = server();
@@ -163,6 +200,11 @@ fn a_stream_with_other_settings() {
     config["name"] = json!("OTHER");
     refused(options(&server).stream("OTHER"), ConnectErrorKind::Create, &["overlap"]);
     refused(options(&server).stream("THREE").prefix("x").replicas(3), ConnectErrorKind::Create, &["THREE"]);
+
+    // What would be refused is not created.
+    let short = options(&server).stream("SHORT").prefix("short").max_age(Duration::from_secs(5));
+    refused(short, ConnectErrorKind::Options, &["SHORT is not created", "5s", "10s"]);
+    assert!(client.stream_info("SHORT").is_err());
 
     let node = Node::with(options(&server).stream("GOOD").prefix("good").max_bytes(1 << 20));
     node.await_caught_up();

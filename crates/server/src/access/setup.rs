@@ -106,7 +106,7 @@ impl Access {
             places,
             rules,
             anonymous_subscribe: settings.anonymous_subscribe,
-            has_presence: !settings.presence.is_empty(),
+            has_presence: Arc::clone(&before.has_presence),
             debug: settings.debug_auth,
             revocations,
             random: AtomicU64::new(RandomState::new().hash_one(0)),
@@ -119,6 +119,7 @@ impl Access {
     /// The file cannot be used. The text names the option.
     pub(crate) fn before(settings: &Settings) -> Result<Access, String> {
         let mut access = Access::default();
+        access.set_presence(!settings.presence.is_empty());
         if let Some(path) = &settings.revocations_file {
             let file = RevocationsFile::open(path, &access.revocations, unix_time().as_secs());
             let file = file.map_err(|error| format!("--revocations-file: {error}"))?;

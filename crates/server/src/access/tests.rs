@@ -171,7 +171,9 @@ fn another_signature_of_a_token_is_the_same_publisher() {
 fn presence_is_private_wherever_there_are_keys() {
     let with_keys = |anonymous_subscribe| {
         let Access { subscribers, publishers, .. } = Arc::into_inner(with_key(SECRETS[0])).unwrap();
-        Access { subscribers, publishers, anonymous_subscribe, has_presence: true, ..Access::default() }
+        let access = Access { subscribers, publishers, anonymous_subscribe, ..Access::default() };
+        access.set_presence(true);
+        access
     };
     assert!(with_keys(false).has_private_presence() && with_keys(true).has_private_presence());
     assert!(!Access::default().has_private_presence());
@@ -183,6 +185,6 @@ fn presence_is_private_wherever_there_are_keys() {
     let open = with_keys(true);
     assert_eq!(anonymous(&open, &["a", "presence"]), None);
     assert_eq!(anonymous(&open, &["a", "presence/a"]), Some(AccessError::TopicNotCovered));
-    let without = Access { has_presence: false, ..open };
-    assert_eq!(anonymous(&without, &["a", "presence/a"]), None);
+    open.set_presence(false);
+    assert_eq!(anonymous(&open, &["a", "presence/a"]), None);
 }

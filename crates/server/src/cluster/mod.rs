@@ -3,6 +3,7 @@
 pub(crate) mod orders;
 pub(crate) mod peers;
 pub(crate) mod settings;
+pub(crate) mod topic_settings;
 
 use std::fs;
 use std::path::Path;

@@ -49,10 +49,28 @@ pub(crate) struct ClusterOrders {
     give: Mutex<Sender<Order>>,
 }
 
+/// The form of a list that is written. One without a version has the same form.
+const VERSION: u64 = 1;
+
 /// A list, as JSON.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct List {
+    #[serde(default)]
+    version: u64,
     revocations: Vec<Entry>,
+}
+
+/// What every version has.
+#[derive(Debug, Deserialize)]
+struct Versioned {
+    #[serde(default)]
+    version: u64,
+}
+
+impl Default for List {
+    fn default() -> List {
+        List { version: VERSION, revocations: Vec::new() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +129,19 @@ impl List {
             tracing::warn!(%error, "a list of revocations of the cluster cannot be read");
             List::default()
         })
+    }
+
+    /// A list that is to be changed. What makes no sense is replaced.
+    ///
+    /// # Errors
+    /// A later version of this program has written it: what it has must not get lost.
+    fn to_change(bytes: &[u8]) -> Result<List, String> {
+        match serde_json::from_slice(bytes) {
+            Ok(Versioned { version }) if version > VERSION => Err(format!(
+                "a later version of this program has written the list of revocations (version {version})"
+            )),
+            _ => Ok(List { version: VERSION, ..List::read(bytes) }),
+        }
     }
 
     /// Adds an entry, and drops those that are over. False: it says so already.
@@ -205,7 +236,7 @@ impl ClusterOrders {
         for _ in 0..TRIES {
             let value = self.backplane.get(&key).map_err(|error| error.to_string())?;
             let (mut list, revision) = match &value {
-                Some(value) => (List::read(&value.value), value.revision),
+                Some(value) => (List::to_change(&value.value)?, value.revision),
                 None => (List::default(), 0),
             };
             if !list.add(&entry, unix_time().as_secs()) {
@@ -339,6 +370,24 @@ mod tests {
         let text = serde_json::to_vec(&list).unwrap();
         assert_eq!(List::read(&text).revocations, list.revocations);
         assert!(List::read(b"nonsense").revocations.is_empty());
+    }
+
+    /// A server of an older version replaced the list, and what was revoked was let in again.
+    #[test]
+    fn a_list_of_a_later_version_is_not_replaced() {
+        let mut list = List::default();
+        assert!(list.add(&entry("a", 10, 100), 10));
+        let text = serde_json::to_string(&list).unwrap();
+        assert_eq!(List::to_change(text.as_bytes()).unwrap().revocations, list.revocations);
+        // The first lists had no version.
+        let without = text.replace("\"version\":1,", "");
+        assert!(without != text);
+        let read = List::to_change(without.as_bytes()).unwrap();
+        assert_eq!((read.version, read.revocations), (VERSION, list.revocations));
+        assert!(List::to_change(b"nonsense").unwrap().revocations.is_empty());
+        for later in ["{\"version\":2}", "{\"version\":3,\"revocations\":[]}"] {
+            assert!(List::to_change(later.as_bytes()).unwrap_err().contains("later version"), "{later}");
+        }
     }
 
     #[test]

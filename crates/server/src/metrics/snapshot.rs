@@ -9,6 +9,7 @@ use fanfare_backplane::{NatsBackplane, NatsStatus};
 
 use super::process::Process;
 use crate::clock::unix_time;
+use crate::cluster::settings::SharedSettings;
 use crate::control::{Bodies, ControlLimits, CurrentLimits, Notices};
 use crate::health::Health;
 use crate::log_output;
@@ -27,6 +28,7 @@ pub(crate) struct Sources {
     pub(crate) rules: CurrentRules,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) backplane: Option<Arc<NatsBackplane>>,
+    pub(crate) shared_settings: Option<Arc<SharedSettings>>,
     /// When the server began, in seconds since 1970.
     pub(crate) started: f64,
 }
@@ -66,6 +68,8 @@ pub(super) struct Snapshot {
     pub(super) store: Option<StoreFigures>,
     /// `None`: the server shares no log.
     pub(super) shared_log: Option<NatsStatus>,
+    /// Whether the topic settings in force are another server's.
+    pub(super) has_settings_of_others: Option<bool>,
     /// Events of the shared log that this server could not deliver.
     pub(super) feed_skipped: u64,
     pub(super) is_ready: bool,
@@ -105,6 +109,7 @@ impl Snapshot {
             log_lines_lost: log_output::lost(),
             store: hub.store_figures(),
             shared_log: sources.backplane.as_ref().map(|backplane| backplane.status()),
+            has_settings_of_others: sources.shared_settings.as_ref().map(|shared| shared.are_of_others()),
             feed_skipped: hub.feed_skipped(),
             is_ready: sources.health.is_ready(),
             process: Process::read(),

@@ -436,6 +436,13 @@ pub(super) static TABLE: &[Metric] = &[
         Read::Counter(|now| now.shared_log.as_ref().map_or(0, |log| log.consumers_recreated)),
     ),
     metric(
+        "fanfare_shared_log_settings_of_others",
+        None,
+        "Whether the topic settings in force are another server's, and the own options say something else: 1 or \
+         0.",
+        Read::OptionalGauge(|now| now.has_settings_of_others.map(u64::from)),
+    ),
+    metric(
         "fanfare_shared_log_retained_events",
         None,
         "Events now in the shared log.",

@@ -12,6 +12,7 @@ pub(crate) mod described;
 pub(crate) mod endpoint;
 pub(crate) mod file;
 pub(crate) mod http;
+pub(crate) mod nats;
 pub(crate) mod server;
 pub(crate) mod stream;
 pub(crate) mod tokens;
