@@ -3,6 +3,8 @@
 //! Making one needs root and `/dev/net/tun`. Where that is refused the tests say so and count as passed, unless
 //! `FANFARE_TUN_TESTS=require` is set, which makes a refusal a failure.
 
+#![allow(clippy::disallowed_methods, reason = "the kernel at the other end has the real clock")]
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::time::{Duration, Instant};

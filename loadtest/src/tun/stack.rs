@@ -298,7 +298,7 @@ impl Stack {
 
     /// The clock of RFC 9293, 3.4.1, and a number that is each port's own (RFC 6528).
     fn initial_sequence(&self, now: u64, place: u32, incarnation: u8) -> u32 {
-        let port = u64::from(place) << 4 | u64::from(incarnation) % u64::from(PORTS_A_PLACE);
+        let port = (u64::from(place) << 4) | (u64::from(incarnation) % u64::from(PORTS_A_PLACE));
         let mut mixed = port ^ self.settings.seed;
         // The finishing steps of SplitMix64.
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
