@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
+
 use crate::failure::{Failure, Outcome};
 use crate::target::{Template, Url, Values};
 
@@ -15,12 +17,22 @@ const FILE_BYTES: u64 = 1 << 30;
 pub(crate) struct Subscriptions {
     template: Template,
     names: Arc<Vec<String>>,
-    /// URLs in place of the template's, for the subscribers in turn, each with the place of its address.
-    urls: Vec<(String, usize)>,
+    /// Of the template's URL; `None`: it is asked without TLS.
+    tls_name: Option<ServerName<'static>>,
+    /// URLs in place of the template's, for the subscribers in turn.
+    urls: Vec<OwnUrl>,
     /// What `{value}` stands for, for the subscribers in turn.
     values: Vec<String>,
     /// Where to connect; with URLs of their own each has one, else the subscribers take them in turn.
     targets: Vec<SocketAddr>,
+}
+
+/// A URL that only some subscribers ask.
+struct OwnUrl {
+    text: String,
+    /// The place of its address.
+    target: usize,
+    tls_name: Option<ServerName<'static>>,
 }
 
 /// What makes up the requests.
@@ -44,6 +56,7 @@ impl Subscriptions {
         let mut subscriptions = Subscriptions {
             template: sources.template.clone(),
             names: sources.names.clone(),
+            tls_name: sources.template.tls_name()?,
             urls: Vec::new(),
             values: sources.values.map(|path| lines_of("--values", path)).transpose()?.unwrap_or_default(),
             targets: Vec::new(),
@@ -67,23 +80,18 @@ impl Subscriptions {
         for url in
             sources.urls.map(|path| lines_of("--subscribe-urls", path)).transpose()?.unwrap_or_default()
         {
-            let authority = Url::parse(&url)?;
-            let place = match known.get(&authority.authority) {
-                Some(&place) => place,
-                None if has_targets => 0,
+            let parsed = Url::parse(&url)?;
+            let tls_name = parsed.tls_name()?;
+            let target = match known.get(&parsed.authority) {
+                _ if has_targets => subscriptions.urls.len() % subscriptions.targets.len(),
+                Some(&target) => target,
                 None => {
-                    subscriptions.targets.push(authority.resolve()?);
-                    known.insert(authority.authority, subscriptions.targets.len() - 1);
+                    subscriptions.targets.push(parsed.resolve()?);
+                    known.insert(parsed.authority, subscriptions.targets.len() - 1);
                     subscriptions.targets.len() - 1
                 }
             };
-            subscriptions.urls.push((url, place));
-        }
-        if has_targets {
-            let targets = subscriptions.targets.len();
-            for (index, (_, place)) in subscriptions.urls.iter_mut().enumerate() {
-                *place = index % targets;
-            }
+            subscriptions.urls.push(OwnUrl { text: url, target, tls_name });
         }
         if subscriptions.targets.is_empty() {
             subscriptions.targets.push(subscriptions.template.address()?);
@@ -100,11 +108,19 @@ impl Subscriptions {
 
     /// Where a subscriber connects.
     pub(crate) fn target(&self, subscriber: usize) -> SocketAddr {
-        let place = match self.urls.is_empty() {
-            true => subscriber % self.targets.len(),
-            false => self.urls[subscriber % self.urls.len()].1,
-        };
-        self.targets[place]
+        match self.url_of(subscriber) {
+            Some(url) => self.targets[url.target],
+            None => self.targets[subscriber % self.targets.len()],
+        }
+    }
+
+    /// The name that the certificate of a subscriber's server has to have; `None`: it is asked without TLS.
+    pub(crate) fn tls_name(&self, subscriber: usize) -> Option<&ServerName<'static>> {
+        self.url_of(subscriber).map_or(self.tls_name.as_ref(), |url| url.tls_name.as_ref())
+    }
+
+    fn url_of(&self, subscriber: usize) -> Option<&OwnUrl> {
+        self.urls.get(subscriber % self.urls.len().max(1))
     }
 
     /// Appends the whole request of a subscriber for its topics.
@@ -127,7 +143,7 @@ impl Subscriptions {
             last_event_id,
             ..Values::default()
         };
-        let url = self.urls.get(subscriber % self.urls.len().max(1)).map(|(url, _)| url.as_str());
+        let url = self.url_of(subscriber).map(|url| url.text.as_str());
         self.template.request(url, values, into)
     }
 }

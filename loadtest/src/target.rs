@@ -3,13 +3,17 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::ValueEnum;
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Outcome};
+use crate::tls;
 
-/// An `http://` URL in the parts that a request needs.
+/// An `http://` or `https://` URL in the parts that a request needs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Url {
+    /// It is `https://`.
+    pub(crate) is_secure: bool,
     /// Host and port as written, for the `Host` header.
     pub(crate) authority: String,
     /// Path and query, with a leading slash.
@@ -18,12 +22,10 @@ pub(crate) struct Url {
 
 impl Url {
     pub(crate) fn parse(text: &str) -> Outcome<Url> {
-        if text.starts_with("https://") {
-            let what = "TLS is not spoken here: point it at the plain port behind the TLS proxy";
-            return Err(Failure::new(format!("`{text}`: {what}")));
-        }
-        let Some(rest) = text.strip_prefix("http://") else {
-            return Err(Failure::new(format!("`{text}` is no URL: write http://host:port/path")));
+        let (is_secure, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => return Err(Failure::new(format!("`{text}` is no URL: write http://host:port/path"))),
         };
         let split = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(split);
@@ -33,13 +35,30 @@ impl Url {
             )));
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Url { authority: authority.to_owned(), path })
+        Ok(Url { is_secure, authority: authority.to_owned(), path })
+    }
+
+    fn has_port(&self) -> bool {
+        self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    }
+
+    /// The name that the server's certificate has to have; `None`: the URL is not `https://`.
+    pub(crate) fn tls_name(&self) -> Outcome<Option<ServerName<'static>>> {
+        if !self.is_secure {
+            return Ok(None);
+        }
+        let host = match self.authority.rsplit_once(':') {
+            Some((host, _)) if self.has_port() => host,
+            _ => &self.authority,
+        };
+        tls::server_name(host.trim_matches(['[', ']'])).map(Some)
     }
 
     /// Looks the host up; the first address counts.
     pub(crate) fn resolve(&self) -> Outcome<SocketAddr> {
-        let has_port = self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let name = if has_port { self.authority.clone() } else { format!("{}:80", self.authority) };
+        let port = if self.is_secure { 443 } else { 80 };
+        let name =
+            if self.has_port() { self.authority.clone() } else { format!("{}:{port}", self.authority) };
         let found = name.to_socket_addrs().map(|mut addresses| addresses.next());
         match found {
             Ok(Some(address)) => Ok(address),
@@ -182,6 +201,11 @@ impl Template {
             return wrong(&format!("{{data}} in the body has to be {escaped}"));
         }
         Ok(())
+    }
+
+    /// The name that the server's certificate has to have, if it is asked with TLS.
+    pub(crate) fn tls_name(&self) -> Outcome<Option<ServerName<'static>>> {
+        Url::parse(&fill(&self.url, Values::SAMPLE))?.tls_name()
     }
 
     /// Where the requests go; one address for all of them.
@@ -333,8 +357,12 @@ mod tests {
         let url = Url::parse("http://[::1]:8080?x=1").unwrap();
         assert_eq!((url.authority.as_str(), url.path.as_str()), ("[::1]:8080", "/?x=1"));
         assert_eq!(Url::parse("http://localhost:1").unwrap().path, "/");
-        for (wrong, told) in [("https://a/", "TLS"), ("a:80", "http://host"), ("http://", "http://host")] {
-            assert!(Url::parse(wrong).unwrap_err().to_string().contains(told), "{wrong}");
+        let secure = Url::parse("https://a.example/b").unwrap();
+        assert_eq!(secure.tls_name().unwrap().unwrap().to_str(), "a.example");
+        assert_eq!(Url::parse("https://[::1]:8").unwrap().tls_name().unwrap().unwrap().to_str(), "::1");
+        assert_eq!(url.tls_name().unwrap(), None);
+        for wrong in ["a:80", "http://", "ftp://a/"] {
+            assert!(Url::parse(wrong).unwrap_err().to_string().contains("http://host"), "{wrong}");
         }
     }
 

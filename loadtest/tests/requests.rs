@@ -2,7 +2,8 @@
 
 mod fake;
 
-use fake::{Behaviour, Fake, Send, judge};
+use fake::tls::Proxy;
+use fake::{Behaviour, Fake, Framing, Send, judge};
 
 #[test]
 fn a_subscription_can_be_any_request() {
@@ -90,4 +91,60 @@ fn popular_topics_have_many_streams() {
     let subscriptions = fake.subscriptions();
     let of = |name: &str| subscriptions.iter().filter(|text| text.contains(name)).count();
     assert!(of("/load-0 ") > 10 && of("/load-0 ") > of("/load-5 "), "{} {}", of("/load-0 "), of("/load-5 "));
+}
+
+#[test]
+fn streams_and_publishes_go_through_tls() {
+    for (framing, hangs_up) in [(Framing::Chunked, false), (Framing::Close, false), (Framing::Chunked, true)]
+    {
+        let mischief = move |_, event| match event {
+            10 if hangs_up => vec![Send::Hangup],
+            _ => vec![Send::Event(event)],
+        };
+        let fake = Fake::start(Behaviour {
+            framing,
+            replays: true,
+            mischief: Box::new(mischief),
+            ..Behaviour::default()
+        });
+        let proxy = Proxy::start(fake.address);
+        let port = proxy.address.port();
+        let run = format!("fanout -n 20 -r 50 -d 500ms --server plain --url https://localhost:{port}");
+        let verdict = judge(&format!("{run} --ca {}", proxy.certificate.display()));
+        assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{framing:?}: {}", verdict.complaint);
+        assert_eq!(verdict.count("deliveries"), 20 * 26);
+        assert_eq!(verdict.count("streams_reopened"), if hangs_up { 20 } else { 0 });
+        assert_eq!(judge(&format!("{run} --insecure")).code, 0);
+        let verdict = judge(&run);
+        assert_eq!(verdict.code, 1);
+        for expected in ["invalid peer certificate", "--ca", "--insecure"] {
+            assert!(verdict.complaint.contains(expected), "{}", verdict.complaint);
+        }
+        std::fs::remove_file(&proxy.certificate).unwrap();
+    }
+    let fake = Fake::start(Behaviour::default());
+    let verdict = judge(&format!("idle -n 2 -d 1s --insecure --subscribe-url https://{}/x", fake.address));
+    assert!(verdict.code == 1 && verdict.complaint.contains("TLS"), "no TLS there: {}", verdict.complaint);
+}
+
+#[test]
+fn compressed_streams_are_decompressed() {
+    for drip in [0, 5] {
+        let fake = Fake::start(Behaviour { gzip: true, drip, ..Behaviour::default() });
+        let run = "fanout -n 3 -r 20 -d 300ms --payload text --size 2000";
+        let verdict = fake.judge(&format!("{run} --gzip"));
+        assert_eq!((verdict.code, verdict.count("deliveries")), (0, 3 * 7), "{}", verdict.complaint);
+        assert!(fake.subscriptions()[0].contains("Accept-Encoding: gzip\r\n"));
+        let verdict = fake.judge(run);
+        assert!(verdict.code == 1 && verdict.complaint.contains("--gzip"), "{}", verdict.complaint);
+    }
+    // What is said to be compressed and is not.
+    let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\nthis is not compressed";
+    let fake = Fake::start(Behaviour { answer: Some(answer), lingers: true, ..Behaviour::default() });
+    let verdict = fake.judge("fanout -n 1 -d 500ms --gzip");
+    assert!(
+        verdict.code == 1 && verdict.complaint.contains("compressed stream is broken"),
+        "{}",
+        verdict.complaint
+    );
 }

@@ -22,6 +22,7 @@ use crate::failure::{Failure, Outcome};
 use crate::sources::Sources;
 use crate::subscription::Subscriptions;
 use crate::sys::Waker;
+use crate::tls::Tls;
 use crate::tun::Networks;
 
 /// Subscribers that share a purpose: latency and faults are counted per group.
@@ -61,6 +62,9 @@ pub(crate) type Delivered = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// What the crowd is to do; fixed before it starts.
 pub(crate) struct Plan {
     pub(crate) subscriptions: Subscriptions,
+    pub(crate) tls: Tls,
+    /// Streams may be compressed.
+    pub(crate) accepts_gzip: bool,
     pub(crate) groups: Vec<Group>,
     pub(crate) threads: usize,
     pub(crate) cores: Vec<usize>,

@@ -1,5 +1,8 @@
 //! One subscriber: 150 bytes at most, or the judge would need more memory than the judged.
 
+use flate2::write::GzDecoder;
+use rustls::ClientConnection;
+
 use crate::http::Framing;
 use crate::sequence::Sequence;
 use crate::sse::{Stream, Unfinished};
@@ -53,9 +56,7 @@ pub(crate) struct Subscriber {
     pub(super) framing: Framing,
     pub(super) stream: Stream,
     pub(super) sequence: Sequence,
-    /// The other topics of its stream, in order.
-    #[expect(clippy::box_collection, reason = "8 bytes in each of very many subscribers instead of 24")]
-    pub(super) more: Option<Box<Vec<(u32, Sequence)>>>,
+    pub(super) rare: Option<Box<Rare>>,
     pub(super) unfinished: Option<Box<Unfinished>>,
     /// Response head so far; only while a read ended inside it.
     #[expect(clippy::box_collection, reason = "8 bytes in each of very many subscribers instead of 24")]
@@ -64,12 +65,22 @@ pub(crate) struct Subscriber {
     pub(super) started: u64,
 }
 
+/// What most subscribers do not have.
+#[derive(Default)]
+pub(super) struct Rare {
+    /// The other topics of its stream, in order.
+    pub(super) topics: Vec<(u32, Sequence)>,
+    pub(super) tls: Option<Box<ClientConnection>>,
+    /// Of a stream that is compressed.
+    pub(super) gzip: Option<GzDecoder<Vec<u8>>>,
+}
+
 impl Subscriber {
     pub(super) fn new(group: u8, topics: &[u32]) -> Subscriber {
         let (&topic, others) = topics.split_first().unwrap_or((&0, &[]));
-        let more = || others.iter().map(|&topic| (topic, Sequence::default())).collect();
+        let topics = || others.iter().map(|&topic| (topic, Sequence::default())).collect();
         Subscriber {
-            more: (!others.is_empty()).then(|| Box::new(more())),
+            rare: (!others.is_empty()).then(|| Box::new(Rare { topics: topics(), ..Rare::default() })),
             generation: 0,
             topic,
             group,
@@ -94,7 +105,7 @@ impl Subscriber {
 
     /// How many of the events that were published to its topics it was owed and did not get.
     pub(super) fn lost(&self, published: impl Fn(u32) -> u64) -> u64 {
-        let others = self.more.iter().flat_map(|more| more.iter());
+        let others = self.rare.iter().flat_map(|rare| rare.topics.iter());
         let others: u64 = others.map(|(topic, sequence)| sequence.lost(published(*topic))).sum();
         let published = published(self.topic);
         others
@@ -107,7 +118,7 @@ impl Subscriber {
 
     /// Its topics.
     pub(super) fn topics(&self) -> Vec<u32> {
-        let others = self.more.iter().flat_map(|more| more.iter().map(|(topic, _)| *topic));
+        let others = self.rare.iter().flat_map(|rare| rare.topics.iter().map(|(topic, _)| *topic));
         std::iter::once(self.topic).chain(others).collect()
     }
 

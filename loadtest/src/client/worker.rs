@@ -87,6 +87,8 @@ struct Worker<'a, T> {
     churned: usize,
     recorder: Recorder,
     scratch: Unfinished,
+    /// What was read, without its TLS.
+    plain: Vec<u8>,
     request: Vec<u8>,
     /// Processor time used when the window began.
     window_cpu: u64,
@@ -136,6 +138,7 @@ impl<'a, T: Transport> Worker<'a, T> {
             churned: 0,
             recorder: Recorder::new(plan),
             scratch: Unfinished::default(),
+            plain: Vec::new(),
             request: Vec::new(),
             window_cpu: sys::thread_cpu_ns(),
             loop_delay: coarse_timings(),
@@ -306,6 +309,9 @@ impl<'a, T: Transport> Worker<'a, T> {
         subscriber.unfinished = None;
         subscriber.head = None;
         subscriber.stalled = false;
+        if let Some(rare) = &mut subscriber.rare {
+            (rare.tls, rare.gzip) = (None, None);
+        }
     }
 
     /// Everything that has its time instead of a notification.

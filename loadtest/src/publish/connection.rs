@@ -9,19 +9,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustls::StreamOwned;
+use rustls::pki_types::ServerName;
+
 use super::publisher::Tally;
 use crate::client::record;
 use crate::clock;
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
 use crate::sys;
+use crate::target::Template;
+use crate::tls::{Blocking, Tls};
 
 /// Between two looks at whether the run is over while a server takes or gives nothing.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Whether a connection on which nothing is under way is still good. Servers close one that was idle for
 /// long, and some say why before.
-fn is_kept(stream: &TcpStream) -> bool {
+fn is_kept(stream: &Blocking) -> bool {
+    // Under TLS there may be a ticket to come back with, which is no sign of an end.
+    let Blocking::Plain(stream) = stream else { return true };
     let read = sys::receive(stream.as_raw_fd(), &mut [0]);
     read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
@@ -51,7 +58,9 @@ fn patiently(
 
 pub(crate) struct Connection {
     address: SocketAddr,
-    stream: Option<TcpStream>,
+    /// With TLS: with what, and the name that the server's certificate has to have.
+    tls: Option<(Tls, ServerName<'static>)>,
+    stream: Option<Blocking>,
     received: Vec<u8>,
     /// When each request that has no answer yet was sent.
     under_way: VecDeque<u64>,
@@ -62,9 +71,17 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(address: SocketAddr, patience: Duration, stop: Arc<AtomicBool>) -> Connection {
+    /// For what a template asks; `tls` is for those that ask with TLS.
+    pub(crate) fn new(
+        template: &Template,
+        tls: &Tls,
+        patience: Duration,
+        stop: Arc<AtomicBool>,
+    ) -> Outcome<Connection> {
         let (received, under_way) = (Vec::new(), VecDeque::new());
-        Connection { address, stream: None, received, under_way, stop, patience }
+        let tls = template.tls_name()?.map(|name| (tls.clone(), name));
+        let address = template.address()?;
+        Ok(Connection { address, tls, stream: None, received, under_way, stop, patience })
     }
 
     /// Requests that have no answer yet.
@@ -80,7 +97,7 @@ impl Connection {
         for attempt in 0.. {
             let fresh = self.stream.is_none();
             let (stop, patience) = (self.stop.clone(), self.patience);
-            let mut stream: &TcpStream = self.connected()?;
+            let stream = self.connected()?;
             let mut left = request;
             let result = loop {
                 match patiently(&stop, patience, || stream.write(left)) {
@@ -89,7 +106,7 @@ impl Connection {
                     Err(error) => break Err(error),
                 }
                 if left.is_empty() {
-                    break Ok(());
+                    break patiently(&stop, patience, || stream.flush().map(|()| 0)).map(drop);
                 }
             };
             match result {
@@ -103,7 +120,7 @@ impl Connection {
         Ok(())
     }
 
-    fn connected(&mut self) -> Outcome<&mut TcpStream> {
+    fn connected(&mut self) -> Outcome<&mut Blocking> {
         if self.stream.is_none() {
             let failed =
                 |error| Failure::new(format!("the publisher cannot connect to {}: {error}", self.address));
@@ -112,7 +129,12 @@ impl Connection {
             stream.set_read_timeout(Some(LOOK)).map_err(failed)?;
             stream.set_write_timeout(Some(LOOK)).map_err(failed)?;
             self.received.clear();
-            self.stream = Some(stream);
+            self.stream = Some(match &self.tls {
+                None => Blocking::Plain(stream),
+                Some((tls, name)) => {
+                    Blocking::Secure(Box::new(StreamOwned::new(tls.connection(name)?, stream)))
+                }
+            });
         }
         self.stream.as_mut().ok_or_else(|| Failure::new("the publisher has no connection"))
     }

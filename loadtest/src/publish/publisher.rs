@@ -12,11 +12,13 @@ use crate::failure::{Failure, Outcome, excerpt};
 use crate::stamp::{Payload, Stamp};
 use crate::sys;
 use crate::target::{Template, Values};
+use crate::tls::Tls;
 
 /// Topics that are published to in turn, and how their names are made.
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) template: Template,
+    pub(crate) tls: Tls,
     /// Numbers and names of the topics.
     pub(crate) topics: Vec<(u32, String)>,
     pub(crate) run: u32,
@@ -65,10 +67,10 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Starts. `sequences` are the next numbers per topic of the run, shared with what counts them at the end.
     pub(crate) fn start(route: Route, pace: Pace, sequences: Arc<Vec<AtomicU64>>) -> Outcome<Publisher> {
-        let address = route.template.address()?;
         let progress = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let (seen, halt) = (progress.clone(), stop.clone());
+        let connection = Connection::new(&route.template, &route.tls, route.patience, halt.clone())?;
         let handle = std::thread::Builder::new()
             .name("publisher".to_owned())
             .spawn(move || {
@@ -78,7 +80,7 @@ impl Publisher {
                 }
                 sys::precise_timers();
                 Thread {
-                    connection: Connection::new(address, route.patience, halt.clone()),
+                    connection,
                     route,
                     sequences,
                     tally: Tally::new(),

@@ -14,6 +14,7 @@ pub(crate) use table::{comparison, figure, summary};
 
 use crate::ask::Asked;
 use crate::client::{IdFigures, Timings};
+use crate::provenance::Provenance;
 use crate::sequence::Faults;
 
 /// Latency at the usual percentiles.
@@ -53,6 +54,9 @@ pub(crate) fn round(value: f64) -> f64 {
     (value * scale).round() / scale
 }
 
+/// Points of a curve from one nine to the next.
+const STEPS_A_NINE: f64 = 10.0;
+
 /// `(quantile, value in us)` pairs for a plot on the usual axis, where each nine is as wide as the one
 /// before.
 pub(crate) fn curve(timings: &Timings) -> Vec<(f64, f64)> {
@@ -60,9 +64,9 @@ pub(crate) fn curve(timings: &Timings) -> Vec<(f64, f64)> {
         return Vec::new();
     }
     let nines = (timings.len() as f64).log10().clamp(1.0, 6.0);
-    let steps = 60;
-    let quantile = |step: i32| 1.0 - 10f64.powf(-nines * f64::from(step) / f64::from(steps));
-    (0..=steps)
+    // The same quantiles in each run, as far as its deliveries go.
+    let quantile = |step: i32| 1.0 - 10f64.powf(-f64::from(step) / STEPS_A_NINE);
+    (0..=(nines * STEPS_A_NINE) as i32)
         .map(|step| (quantile(step), round(timings.value_at_quantile(quantile(step)) as f64 / 1e3)))
         .collect()
 }
@@ -110,12 +114,28 @@ pub(crate) struct Client {
     pub(crate) cores_share: f64,
     /// The busiest publisher's share of a core.
     pub(crate) publisher_cpu_share: f64,
+    /// Of a core: the thread that conducts the run, looks at the server and keeps the time.
+    pub(crate) conductor_cpu_share: f64,
     pub(crate) publish_lag_us: Option<Percentiles>,
     pub(crate) publish_answer_us: Option<Percentiles>,
     /// User memory of this process per stream, histograms and all.
     pub(crate) user_bytes_per_connection: Option<f64>,
     /// Of that, what a stream itself occupies.
     pub(crate) slot_bytes_per_connection: usize,
+}
+
+/// What the machine did to a run in the measured window.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Conditions {
+    /// Share of the time of all cores, of the server's and of the client's, that the hypervisor gave to others.
+    pub(crate) stolen_share: Option<f64>,
+    pub(crate) stolen_share_of_server_cores: Option<f64>,
+    pub(crate) stolen_share_of_client_cores: Option<f64>,
+    /// Share of the time that a thread of the server was ready to run and had no core: of the one that waited
+    /// longest.
+    pub(crate) server_waited_share: Option<f64>,
+    /// How often all threads of the server together got a core.
+    pub(crate) server_switches_per_s: Option<f64>,
 }
 
 /// One run.
@@ -203,6 +223,15 @@ pub(crate) struct Report {
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) listened: Option<Listened>,
     pub(crate) seconds: Vec<SecondOfRun>,
+
+    /// Time of `ksoftirqd` per delivery: of the server's cores where it is pinned, else of all cores.
+    pub(crate) ksoftirqd_cpu_us_per_delivery: Option<f64>,
+    /// Whether that time is counted as the server's in the figures of its CPU.
+    pub(crate) ksoftirqd_is_the_servers: bool,
+    pub(crate) conditions: Conditions,
+    /// Of a run by itself; the runs of a comparison have one together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) provenance: Option<Provenance>,
 }
 
 /// Comments that came on streams that were open.

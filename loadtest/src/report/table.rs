@@ -121,6 +121,11 @@ pub(crate) fn summary(report: &Report) -> String {
     optional("deliveries a second, offered", report.offered_deliveries_per_s);
     optional("outstanding at the last publish", report.backlog_at_last_publish.map(|backlog| backlog as f64));
     optional("server CPU per delivery, us", report.server_cpu_us_per_delivery);
+    let ksoftirqd = match report.ksoftirqd_is_the_servers {
+        true => "  of it ksoftirqd, us",
+        false => "  ksoftirqd per delivery, not counted, us",
+    };
+    optional(ksoftirqd, report.ksoftirqd_cpu_us_per_delivery);
     optional("server CPU while idle, % of a core", report.server_idle_cpu_share.map(|share| share * 100.0));
     optional("server CPU per opened stream, us", report.server_cpu_us_per_opening);
     optional("server user bytes per stream", report.server_user_bytes_per_connection);
@@ -213,7 +218,10 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
     table.set_header(titles);
     for row in &comparison.rows {
         let mut cells = vec![row.name.clone(), group(row.connections)];
-        cells.extend(columns.iter().map(|column| column.value(row)));
+        cells.extend(columns.iter().map(|column| match column.value(row) {
+            (value, None) => value,
+            (value, Some(range)) => format!("{value}\n{range}"),
+        }));
         cells.push(row.verdict());
         table.add_row(cells);
     }
@@ -222,37 +230,41 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let mut text = table.to_string();
+    let mut text = format!("{table}\n{}", rule(comparison));
     for note in comparison.rows.iter().flat_map(notes_of) {
         text.push_str(&format!("\nnote: {note}"));
     }
     text
 }
 
-/// What is to be known of the run that a row shows.
+/// How many rounds there were, and how the figures were chosen from them.
+pub(super) fn rule(comparison: &Comparison) -> String {
+    match comparison.rounds {
+        1 => "1 round: one run is no measurement of how much runs differ".to_owned(),
+        rounds => format!("{rounds} rounds: {}", comparison.rule),
+    }
+}
+
+/// What is to be known of the rounds of a row.
 pub(super) fn notes_of(row: &Row) -> impl Iterator<Item = String> {
-    row.median.notes.iter().map(|note| format!("{} at {}: {note}", row.name, group(row.connections)))
+    let told = |note| format!("{} at {}: {note}", row.name, group(row.connections));
+    row.notes().into_iter().map(told)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::compare::Contest;
+    use crate::provenance::Provenance;
 
     /// They were in the JSON and on the page: on a terminal a row that the client had spoiled looked like any
     /// other.
     #[test]
-    fn the_notes_of_the_run_in_the_middle_stand_under_the_table() {
-        let median = Report { notes: vec!["the client was the bottleneck".to_owned()], ..Report::default() };
-        let row = Row {
-            name: "bare".to_owned(),
-            settings: String::new(),
-            cannot: String::new(),
-            connections: 10_000,
-            median,
-            server_cpu_us_per_delivery_range: None,
-            rounds: Vec::new(),
-        };
+    fn the_notes_of_a_row_stand_under_the_table() {
+        let notes = vec!["the client was the bottleneck".to_owned()];
+        let round = Report { notes, valid: true, ..Report::default() };
+        let rounds = vec![round];
+        let row = Row { name: "bare".to_owned(), connections: 10_000, rounds, ..Row::default() };
         let text = super::comparison(&Comparison {
             tool: "",
             version: "",
@@ -260,8 +272,10 @@ mod tests {
             arrangement: String::new(),
             scenario: Contest::Fanout,
             rounds: 1,
+            rule: "",
             partial: false,
             absent: Vec::new(),
+            provenance: Provenance::begin(),
             rows: vec![row],
         });
         assert!(text.ends_with("\nnote: bare at 10,000: the client was the bottleneck"), "{text}");

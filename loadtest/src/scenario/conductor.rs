@@ -19,6 +19,7 @@ use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sys;
 use crate::target::RequestTemplates;
+use crate::tls::Tls;
 
 /// Lets memory and timers come to rest before a look at them.
 const SETTLE: u64 = 500 * MILLISECOND;
@@ -32,6 +33,7 @@ pub(super) struct Conductor<'a> {
     pub(super) kind: &'a Kind,
     pub(super) load: &'a Load,
     pub(super) templates: RequestTemplates,
+    pub(super) tls: Tls,
     pub(super) server: Option<Server>,
     pub(super) groups: Vec<Group>,
     pub(super) names: Arc<Vec<String>>,
@@ -216,6 +218,7 @@ impl Conductor<'_> {
     fn route(&self, topic: u32, pipeline: usize) -> Route {
         Route {
             template: self.templates.publish.clone(),
+            tls: self.tls.clone(),
             topics: vec![(topic, self.names[topic as usize].clone())],
             run: self.run_id,
             size: self.load.size,
@@ -269,7 +272,7 @@ impl Conductor<'_> {
             }
         }
         bar.finish_and_clear();
-        self.evidence.active_until = clock::now();
+        self.evidence.active(clock::now());
         for publisher in publishers {
             match publisher.finish() {
                 Ok(tally) => self.evidence.publishing(tally),
@@ -316,7 +319,7 @@ impl Conductor<'_> {
             let delivered = self.crowd()?.delivered();
             if delivered > best {
                 (best, since, asked) = (delivered, clock::now(), false);
-                self.evidence.active_until = since;
+                self.evidence.active(since);
             }
             if expected.is_some_and(|expected| delivered >= expected) || clock::now() - since > patience {
                 break;
@@ -390,7 +393,7 @@ impl Conductor<'_> {
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
         let mut evidence = std::mem::take(&mut self.evidence);
         if evidence.active_until == 0 {
-            evidence.active_until = clock::now();
+            evidence.active(clock::now());
         }
         let observed = crowd.finish(published)?;
         if self.server.is_none() {

@@ -1,7 +1,7 @@
 //! From what was seen to the figures of a report.
 
 use super::snapshot::Snapshot;
-use super::{Kind, Load, verdict};
+use super::{Kind, Load, conditions, verdict};
 use crate::ask::Asked;
 use crate::client::{
     Group, Observations, SUBSCRIBER_BYTES, Second, Series, ThreadObservations, Timings, record, timings,
@@ -13,6 +13,7 @@ use crate::report::{
     Client, ClientThread, Heartbeats, Listened, Opening, Part, Percentiles, Report, SecondOfRun, curve, round,
 };
 use crate::sequence::Faults;
+use crate::steer::{self, client_cores};
 use crate::{sample, sys};
 
 /// What was asked.
@@ -59,6 +60,9 @@ pub(super) struct Evidence {
     pub(super) stalled_backlog: Option<(u64, u64)>,
     pub(super) lag: Option<Timings>,
     pub(super) answer: Option<Timings>,
+    /// Processor time of the thread that conducts the run: at the begin of the active time, and in it.
+    pub(super) conductor_before_ns: u64,
+    pub(super) conductor_ns: u64,
     /// Processor time of all publishers, and of the busiest one.
     pub(super) publishing_ns: u64,
     pub(super) publisher_ns: u64,
@@ -85,6 +89,13 @@ impl Evidence {
         self.schedule_before = schedule;
         (self.active_since, self.active_until) = (now, 0);
         (self.publishing_ns, self.publisher_ns) = (0, 0);
+        (self.conductor_before_ns, self.conductor_ns) = (sys::thread_cpu_ns(), 0);
+    }
+
+    /// The client had something to do up to now. To be called by the thread that conducts the run.
+    pub(super) fn active(&mut self, now: u64) {
+        self.active_until = now;
+        self.conductor_ns = sys::thread_cpu_ns().saturating_sub(self.conductor_before_ns);
     }
 }
 
@@ -156,6 +167,7 @@ pub(super) fn report(
     listened(&mut report, case, &evidence, &observed);
     server(&mut report, case, &evidence, &observed);
     client(&mut report, case, &evidence, &observed.threads);
+    conditions::conditions(&mut report, load, &evidence);
     verdict::pronounce(&mut report, case, &evidence, failure);
     report
 }
@@ -209,7 +221,11 @@ fn arrangement(load: &Load) -> String {
             "{}: server on {}, client on {}",
             if load.steered { "steered" } else { "pinned" },
             if server.is_empty() { "any core".to_owned() } else { format!("core {}", cores(server)) },
-            if client.is_empty() { "any core".to_owned() } else { format!("core {}", cores(client)) }
+            match client {
+                [] if steer::server_is_alone(load) => "any other core".to_owned(),
+                [] => "any core".to_owned(),
+                client => format!("core {}", cores(client)),
+            }
         ),
     }
 }
@@ -274,7 +290,8 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &
     let streams = report.subscribers as f64;
     let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
     let used = |from: &Snapshot, to: &Snapshot| -> Option<(f64, f64)> {
-        let used = to.cpu.as_ref()?.since(from.cpu.as_ref()?) as f64;
+        let used = to.cpu.as_ref()?.since(from.cpu.as_ref()?) as f64
+            + conditions::ksoftirqd_of_server(case.load, from, to);
         Some((used, used / to.at.saturating_sub(from.at).max(1) as f64))
     };
     if let Some((ns, share)) = used(&evidence.window_before, &evidence.window_after)
@@ -328,7 +345,7 @@ pub(super) fn client(
         client.user_bytes_per_connection = Some(round(grown / report.subscribers as f64));
     }
     let (mut busiest, mut longest_wait) = (0f64, 0f64);
-    let mut used = evidence.publishing_ns;
+    let mut used = evidence.publishing_ns + evidence.conductor_ns;
     for (index, thread) in threads.iter().enumerate() {
         let waited = match (evidence.schedule_before.get(index), evidence.schedule_after.get(index)) {
             (Some(before), Some(after)) => after.1.saturating_sub(before.1) as f64 / active,
@@ -344,16 +361,11 @@ pub(super) fn client(
             loop_delay_us: Percentiles::of(&thread.loop_delay, 1e3),
         });
     }
-    client.cores = client_cores(case.load);
+    client.cores = client_cores(case.load).len().max(1);
     client.cores_share = round(used as f64 / active / client.cores as f64);
     client.publisher_cpu_share = round(evidence.publisher_ns as f64 / active);
+    client.conductor_cpu_share = round(evidence.conductor_ns as f64 / active);
     client.busiest_share = round(busiest);
     client.longest_wait_share = round(longest_wait);
     report.client = client;
-}
-
-/// How many cores the client's threads may use.
-fn client_cores(load: &Load) -> usize {
-    let given: std::collections::BTreeSet<_> = load.client_cores.iter().collect();
-    if given.is_empty() { sys::allowed_cores().len().max(1) } else { given.len() }
 }

@@ -1,5 +1,6 @@
 //! Scenarios: what is asked of a server, and how the answer is judged.
 
+mod conditions;
 mod conductor;
 mod figures;
 mod file;

@@ -8,9 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::parse_duration;
 use crate::failure::{Failure, Outcome};
+use crate::secrets;
 use crate::stamp::{self, Payload};
 use crate::subscription;
 use crate::target::{Dialect, RequestTemplates, Template};
+use crate::tls::Tls;
 
 /// Of one run.
 const MOST_SUBSCRIBERS: u64 = 10_000_000;
@@ -23,12 +25,14 @@ const MOST_ASKERS: u64 = 4_096;
 pub(crate) struct Load {
     /// The server, e.g. http://127.0.0.1:8844, which is asked where neither this nor --subscribe-url is given
     #[arg(long)]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) url: Option<String>,
     /// What kind of server it is: sets the URLs that the options below can override
     #[arg(long, value_enum, default_value_t)]
     pub(crate) server: Dialect,
     /// URL to subscribe at, with {topic}
     #[arg(long, value_name = "URL")]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) subscribe_url: Option<String>,
     /// A file with a URL on each line, for the subscribers in turn, in place of one for all
     #[arg(long, value_name = "FILE")]
@@ -38,6 +42,7 @@ pub(crate) struct Load {
     pub(crate) subscribe_method: Option<String>,
     /// Header of every subscription, or @FILE with one on each line; may be given several times
     #[arg(long = "subscribe-header", value_name = "NAME: VALUE")]
+    #[serde(serialize_with = "secrets::headers")]
     pub(crate) subscribe_headers: Vec<String>,
     /// Body of a subscription; the method is POST then, if none is given
     #[arg(long, value_name = "TEXT")]
@@ -49,14 +54,25 @@ pub(crate) struct Load {
     /// Where subscribers connect, in turn, in place of the host of the URL; several have commas between them
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) connect_to: Vec<String>,
+    /// A file with certificates, as PEM, that are trusted beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Trust every certificate
+    #[arg(long, conflicts_with = "ca")]
+    pub(crate) insecure: bool,
+    /// Ask for compressed streams (gzip), and decompress them
+    #[arg(long)]
+    pub(crate) gzip: bool,
     /// URL to publish to, with {topic}, {data}, {seq}
     #[arg(long, value_name = "URL")]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) publish_url: Option<String>,
     /// Method of a publish
     #[arg(long, value_name = "METHOD")]
     pub(crate) publish_method: Option<String>,
     /// Header of every publish, or @FILE with one on each line; may be given several times
     #[arg(long = "publish-header", value_name = "NAME: VALUE")]
+    #[serde(serialize_with = "secrets::headers")]
     pub(crate) publish_headers: Vec<String>,
     /// Body of a publish, with {topic}, {data}, {seq}. The data needs no escaping
     #[arg(long, value_name = "TEXT")]
@@ -146,6 +162,7 @@ pub(crate) struct Load {
 
     /// Ask this URL meanwhile, again and again: what other requests do to the deliveries
     #[arg(long, value_name = "URL")]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) ask: Option<String>,
     /// Clients that ask it, each on a connection of its own
     #[arg(long, default_value_t = 300)]
@@ -158,7 +175,7 @@ pub(crate) struct Load {
     /// The server's process, for its CPU and memory; its children are included
     #[arg(long)]
     pub(crate) server_pid: Option<u32>,
-    /// Cores for the client, e.g. 1 or 2,3
+    /// Cores for the client, e.g. 1 or 2,3 [default: all but --server-cores]
     #[arg(long, value_delimiter = ',')]
     pub(crate) client_cores: Vec<usize>,
     /// Cores to move the server to, where it stays; needs --server-pid
@@ -351,6 +368,11 @@ impl Load {
         self.url.is_some() || self.publish_url.is_some() || !subscribes_elsewhere
     }
 
+    /// What connections with TLS are made with.
+    pub(crate) fn tls(&self) -> Outcome<Tls> {
+        Tls::new(self.ca.as_deref(), self.insecure)
+    }
+
     /// The longest line and the longest data of an event, in bytes.
     pub(crate) fn line_bytes(&self) -> usize {
         match self.max_line {
@@ -382,6 +404,9 @@ impl Load {
         set(&mut templates.subscribe, &self.subscribe_url, headers);
         let headers = subscription::headers("--publish-header", &self.publish_headers)?;
         set(&mut templates.publish, &self.publish_url, headers);
+        if self.gzip {
+            templates.subscribe.headers.push("Accept-Encoding: gzip".to_owned());
+        }
         if let Some(body) = &self.subscribe_body {
             templates.subscribe.body = Some(body.clone());
             "POST".clone_into(&mut templates.subscribe.method);

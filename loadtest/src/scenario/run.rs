@@ -20,10 +20,10 @@ use crate::publish::{Connection, Tally};
 use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sources::Sources;
-use crate::steer::{Steered, pin_server};
+use crate::steer::{Kept, Steered, client_cores, pin_server};
 use crate::subscription::{self, Subscriptions};
-use crate::sys;
 use crate::target::{RequestTemplates, Values};
+use crate::tls::Tls;
 use crate::tun::Networks;
 
 /// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
@@ -76,7 +76,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
             "--steered moves the kernel work of loopback, {elsewhere} is not on it: leave it out"
         )));
     }
-    let cores = if load.client_cores.is_empty() { sys::allowed_cores() } else { load.client_cores.clone() };
+    let cores = client_cores(load);
     // Each thread has a descriptor table of its own, so more threads are more descriptors.
     let tun = load.tun.as_deref().map(Networks::parse).transpose();
     let tun = tun.map_err(|error| Failure::new(format!("--tun: {error}")))?;
@@ -109,6 +109,10 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     {
         pin_server(server, &load.server_cores)?;
     }
+    // This thread looks at the run every millisecond: on the server's core it would be in its way. The client's
+    // threads and the publishers begin where it is.
+    let kept = (!load.client_cores.is_empty() || !load.server_cores.is_empty()).then(|| Kept::on(&cores));
+    let kept = kept.transpose()?;
     let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };
 
     let listens = matches!(kind, Kind::Listen(_)) || !load.can_publish();
@@ -122,7 +126,10 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     }
     let sequences: Arc<Vec<AtomicU64>> = Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect());
     let subscribed = subscribed(&groups, topics);
+    let tls = load.tls()?;
     let plan = Plan {
+        tls: tls.clone(),
+        accepts_gzip: load.gzip,
         subscriptions,
         groups: groups.clone(),
         threads,
@@ -154,7 +161,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         },
     };
     if !listens {
-        prepare(&templates, &names, load)?;
+        prepare(&templates, &names, load, &tls)?;
     }
     let before = quiet_snapshot(server);
     let own_before = sample::own_bytes();
@@ -164,6 +171,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         kind,
         load,
         templates,
+        tls,
         server,
         groups,
         names,
@@ -180,7 +188,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);
-    drop(steered);
+    drop((steered, kept));
     report
 }
 
@@ -258,10 +266,10 @@ fn subscribed(groups: &[Group], topics: u32) -> Vec<u64> {
 }
 
 /// Creates the topics where a server wants that.
-fn prepare(templates: &RequestTemplates, names: &[String], load: &Load) -> Outcome<()> {
+fn prepare(templates: &RequestTemplates, names: &[String], load: &Load, tls: &Tls) -> Outcome<()> {
     let Some(template) = &templates.prepare else { return Ok(()) };
     let bar = progress("creating topics", names.len() as u64, load.quiet);
-    let mut connection = Connection::new(template.address()?, load.patience, Arc::default());
+    let mut connection = Connection::new(template, tls, load.patience, Arc::default())?;
     let mut tally = Tally::new();
     let mut request = Vec::new();
     for name in names {

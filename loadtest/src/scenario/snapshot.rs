@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock;
+use crate::cores::Cores;
 use crate::sample::{self, Cpu, Kernel, Server};
 
 /// A snapshot of the server and the kernel.
@@ -11,13 +12,17 @@ pub(super) struct Snapshot {
     pub(super) user: Option<u64>,
     pub(super) kernel: Kernel,
     pub(super) cpu: Option<Cpu>,
+    pub(super) cores: Cores,
     pub(super) at: u64,
 }
 
 impl Snapshot {
     pub(super) fn at(server: Option<Server>, only_cpu: bool) -> Snapshot {
-        let mut snapshot =
-            Snapshot { cpu: server.and_then(|server| server.cpu().ok()), ..Snapshot::default() };
+        let mut snapshot = Snapshot {
+            cpu: server.and_then(|server| server.cpu().ok()),
+            cores: Cores::now(),
+            ..Snapshot::default()
+        };
         if !only_cpu {
             snapshot.user = server.and_then(Server::user_bytes);
             snapshot.kernel = sample::kernel();

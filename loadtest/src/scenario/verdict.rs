@@ -270,6 +270,7 @@ mod tests {
     use crate::publish::Tally;
     use crate::report::Percentiles;
     use crate::scenario::Load;
+    use crate::sys;
 
     /// The client's part of a report: threads with so much processor time and a loop delay of a millisecond,
     /// in three seconds of publishing after which nothing came for five more.
@@ -323,6 +324,29 @@ mod tests {
         let report = judged(&[0], published(2_850 * MILLISECOND), 1e6);
         assert!(report.client.bottleneck && report.notes[0].contains("a publisher"), "{:?}", report.notes);
         assert_eq!(report.client.publisher_cpu_share, 0.95);
+    }
+
+    /// The thread that conducts the run was nobody's: its work was in no figure.
+    #[test]
+    fn the_conductor_is_a_part_of_the_client() {
+        let mut evidence = Evidence::default();
+        evidence.watch(SECOND, Vec::new());
+        let mut spin = 0u64;
+        while sys::thread_cpu_ns() < evidence.conductor_before_ns + 5 * MILLISECOND {
+            spin += 1;
+        }
+        evidence.active(SECOND + 10 * MILLISECOND);
+        assert!(spin > 0 && evidence.conductor_ns >= 5 * MILLISECOND);
+
+        evidence.conductor_ns = 9 * MILLISECOND;
+        let load = Load { client_cores: vec![1], ..Load::default() };
+        let case =
+            Case { kind: &Kind::Fanout, load: &load, groups: &[], name: "", published: 0, tried_out: 0 };
+        let mut report = Report { subscribers: 1, ..Report::default() };
+        client_figures(&mut report, &case, &evidence, &[]);
+        client(&mut report, &case);
+        assert_eq!((report.client.conductor_cpu_share, report.client.cores_share), (0.9, 0.9));
+        assert!(report.client.bottleneck);
     }
 
     /// It was written down and never judged.

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a fake server that fails is a failed test")]
 
+pub(crate) mod tls;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
@@ -61,6 +63,8 @@ pub(crate) struct Behaviour {
     pub(crate) script: Option<Vec<(Duration, &'static str)>>,
     /// Publishes are taken and never answered.
     pub(crate) mute: bool,
+    /// Streams are compressed.
+    pub(crate) gzip: bool,
     /// Answer to a subscription in place of a stream.
     pub(crate) answer: Option<&'static str>,
     /// After `answer` the connection stays open.
@@ -91,6 +95,7 @@ impl Default for Behaviour {
             endless: None,
             script: None,
             mute: false,
+            gzip: false,
             answer: None,
             lingers: false,
             misroutes: false,
@@ -107,7 +112,13 @@ pub(crate) struct Fake {
 }
 
 /// The path that was asked for, and who asked.
-type Stream = (String, TcpStream);
+type Stream = (String, Body);
+
+/// Where the body of a stream goes.
+struct Body {
+    socket: TcpStream,
+    gzip: Option<flate2::write::GzEncoder<Vec<u8>>>,
+}
 
 struct Inside {
     behaviour: Behaviour,
@@ -283,19 +294,22 @@ impl Inside {
             Framing::Length => "Content-Length: 1000000000\r\n",
         };
         let hints = self.behaviour.hints;
+        let encoding = if self.behaviour.gzip { "Content-Encoding: gzip\r\n" } else { "" };
         let head = format!(
-            "{hints}HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{framing}\r\n"
+            "{hints}HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{encoding}{framing}\r\n"
         );
         let mut state = self.state.lock().unwrap();
         let number = self.joined.fetch_add(1, Ordering::SeqCst);
         if socket.write_all(head.as_bytes()).is_err() {
             return;
         }
+        let encoder = || flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut socket = Body { socket, gzip: self.behaviour.gzip.then(encoder) };
         let (newline, retry) = (self.behaviour.newline, self.behaviour.retry_ms);
         self.write(&mut socket, &format!(":hello{newline}retry: {retry}{newline}"));
         if let Some(text) = self.behaviour.endless {
             drop(state);
-            while socket.write_all(text.as_bytes()).is_ok() {}
+            while socket.socket.write_all(text.as_bytes()).is_ok() {}
             return;
         }
         if let Some(script) = &self.behaviour.script {
@@ -305,7 +319,7 @@ impl Inside {
                 self.write(&mut socket, text);
             }
             if framing.starts_with("Transfer") {
-                let _ = socket.write_all(b"0\r\n\r\n");
+                let _ = socket.socket.write_all(b"0\r\n\r\n");
             }
             return;
         }
@@ -334,15 +348,22 @@ impl Inside {
         format!("{fields}{data}{newline}")
     }
 
-    fn write(&self, socket: &mut TcpStream, text: &str) {
+    fn write(&self, body: &mut Body, text: &str) {
+        let text = match &mut body.gzip {
+            None => text.as_bytes().to_vec(),
+            Some(gzip) => {
+                gzip.write_all(text.as_bytes()).and_then(|()| gzip.flush()).unwrap();
+                std::mem::take(gzip.get_mut())
+            }
+        };
         let wire = match self.behaviour.framing {
-            Framing::Chunked => format!("{:x}\r\n{text}\r\n", text.len()),
-            _ => text.to_owned(),
+            Framing::Chunked => [format!("{:x}\r\n", text.len()).as_bytes(), &text, b"\r\n"].concat(),
+            _ => text,
         };
         let piece = if self.behaviour.drip == 0 { wire.len() } else { self.behaviour.drip };
-        for bytes in wire.as_bytes().chunks(piece) {
+        for bytes in wire.chunks(piece) {
             // Who is gone gets nothing; the load test leaves at the end.
-            let _ = socket.write_all(bytes);
+            let _ = body.socket.write_all(bytes);
             if self.behaviour.drip > 0 {
                 std::thread::sleep(Duration::from_micros(200));
             }

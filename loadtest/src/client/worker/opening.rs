@@ -1,7 +1,9 @@
 //! How a worker opens streams, and what it says when one cannot be opened.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::atomic::Ordering;
+
+use rustls::ClientConnection;
 
 use super::super::Stage;
 use super::super::subscriber::State;
@@ -23,6 +25,10 @@ impl<T: Transport> Worker<'_, T> {
             _ => self.plan.receive_buffer,
         };
         let target = self.plan.subscriptions.target(number);
+        let tls = match self.plan.subscriptions.tls_name(number) {
+            Some(name) => Some(Box::new(self.plan.tls.connection(name)?)),
+            None => None,
+        };
         let generation = self.subscribers[index].generation;
         let opening = Opening { index, generation, number, target, receive_buffer };
         let connected = match self.transport.connect(self.plan, &opening) {
@@ -30,6 +36,9 @@ impl<T: Transport> Worker<'_, T> {
             Err(error) => return self.not_opened(index, &error),
         };
         let subscriber = &mut self.subscribers[index];
+        if tls.is_some() {
+            subscriber.rare.get_or_insert_default().tls = tls;
+        }
         subscriber.started = now;
         subscriber.state = State::Connecting;
         self.opening += 1;
@@ -46,6 +55,14 @@ impl<T: Transport> Worker<'_, T> {
         let number = self.index + index * self.plan.threads;
         self.plan.subscriptions.request(number, &subscriber.topics(), id, &mut self.request)?;
         self.recorder.observations.resumed += u64::from(!id.is_empty());
+        if let Some(tls) = subscriber.rare.as_mut().and_then(|rare| rare.tls.as_mut()) {
+            // It is kept until the handshake is over.
+            let written = tls.writer().write_all(&self.request);
+            return match written.and_then(|()| flush(tls, &mut self.transport, index)) {
+                Ok(()) => Ok(()),
+                Err(error) => self.not_opened(index, &error),
+            };
+        }
         match self.transport.send(index, &self.request) {
             Ok(sent) if sent == self.request.len() => Ok(()),
             Ok(_) => Err(Failure::new(
@@ -184,8 +201,32 @@ impl<T: Transport> Worker<'_, T> {
     }
 }
 
+/// Sends what TLS has to send. It is little, and connections that are hardly used have room.
+pub(super) fn flush<T: Transport>(
+    tls: &mut ClientConnection,
+    transport: &mut T,
+    index: usize,
+) -> io::Result<()> {
+    struct To<'a, T>(&'a mut T, usize);
+
+    impl<T: Transport> Write for To<'_, T> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(self.1, bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    while tls.wants_write() {
+        tls.write_tls(&mut To(transport, index))?;
+    }
+    Ok(())
+}
+
 /// Why an answer is no event stream.
-pub(super) fn unfit(head: &http::Head, body: &[u8]) -> Option<String> {
+pub(super) fn unfit(head: &http::Head, body: &[u8], accepts_gzip: bool) -> Option<String> {
     let after = if body.is_empty() { String::new() } else { format!("; it says `{}`", excerpt(body)) };
     if (300..400).contains(&head.status) {
         return Some(format!("the server redirects ({}) to {}: use that URL", head.status, head.location));
@@ -198,10 +239,10 @@ pub(super) fn unfit(head: &http::Head, body: &[u8]) -> Option<String> {
         let kind = if kind.is_empty() { "no content type" } else { kind };
         return Some(format!("the answer is {kind}, not text/event-stream{after}"));
     }
-    if !matches!(head.content_encoding.as_str(), "" | "identity") {
+    let encoding = head.content_encoding.as_str();
+    if !(matches!(encoding, "" | "identity") || accepts_gzip && matches!(encoding, "gzip" | "x-gzip")) {
         return Some(format!(
-            "the stream is compressed ({}) although that was not asked for; this client does not decompress: turn it off",
-            head.content_encoding
+            "the stream is compressed ({encoding}) although that was not asked for: turn it off, or ask for gzip with --gzip"
         ));
     }
     None

@@ -1,21 +1,86 @@
 //! What a worker does with what a stream brings: judge it, and come again when it ends.
 
 use std::cmp::Reverse;
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::atomic::Ordering;
+
+use flate2::write::GzDecoder;
+use rustls::ClientConnection;
 
 use super::super::Stage;
 use super::super::observations::{DeliverySink, Place, record};
 use super::super::subscriber::{NOTHING_OWED, State};
-use super::opening::unfit;
+use super::opening::{flush, unfit};
 use super::transport::Transport;
 use super::{OWED_AFTER, Worker};
 use crate::clock::{self, MILLISECOND};
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
 use crate::sse::TooLong;
+/// Compressed bytes that are decompressed at a time: they become a megabyte at most.
+const COMPRESSED_BYTES: usize = 1024;
+
+/// Decompresses a piece of a stream, and gives what there is to `feed`. The inner error is that of the
+/// compression.
+fn decompress(
+    gzip: &mut GzDecoder<Vec<u8>>,
+    bytes: &[u8],
+    feed: &mut impl FnMut(&[u8]) -> Outcome<()>,
+) -> Outcome<io::Result<()>> {
+    for piece in bytes.chunks(COMPRESSED_BYTES) {
+        if let Err(error) = gzip.write_all(piece).and_then(|()| gzip.flush()) {
+            return Ok(Err(error));
+        }
+        feed(gzip.get_ref())?;
+        gzip.get_mut().clear();
+    }
+    Ok(Ok(()))
+}
+
+/// Takes what came apart: `plain` gets what is in it. True: the server has said that this was all.
+fn read_tls(tls: &mut ClientConnection, bytes: &mut &[u8], plain: &mut Vec<u8>) -> io::Result<bool> {
+    loop {
+        if !bytes.is_empty() {
+            tls.read_tls(bytes)?;
+        }
+        let state = tls.process_new_packets().map_err(|error| io::Error::other(format!("TLS: {error}")))?;
+        let start = plain.len();
+        plain.resize(start + state.plaintext_bytes_to_read(), 0);
+        tls.reader().read_exact(&mut plain[start..])?;
+        if state.peer_has_closed() || bytes.is_empty() {
+            return Ok(state.peer_has_closed());
+        }
+    }
+}
 
 impl<T: Transport> Worker<'_, T> {
+    /// Bytes came: of HTTP, or of TLS with HTTP in it.
+    pub(super) fn arrived(&mut self, index: usize, mut bytes: &[u8]) -> Outcome<()> {
+        let Some(mut tls) = self.subscribers[index].rare.as_mut().and_then(|rare| rare.tls.take()) else {
+            return self.received(index, bytes);
+        };
+        let generation = self.subscribers[index].generation;
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        let read = read_tls(&mut tls, &mut bytes, &mut plain);
+        // An alert says to the server what was wrong; whether it gets it does not matter then.
+        let flushed = flush(&mut tls, &mut self.transport, index);
+        if let Some(rare) = &mut self.subscribers[index].rare {
+            rare.tls = Some(tls);
+        }
+        let mut result = if plain.is_empty() { Ok(()) } else { self.received(index, &plain) };
+        self.plain = plain;
+        // What came may have ended the stream.
+        if self.subscribers[index].generation == generation && result.is_ok() {
+            match read.and_then(|over| flushed.map(|()| over)) {
+                Ok(false) => {}
+                Ok(true) => result = self.ended(index, "it was closed"),
+                Err(error) => result = self.ended(index, &error.to_string()),
+            }
+        }
+        result
+    }
+
     pub(super) fn received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
         self.recorder.observations.bytes += bytes.len() as u64;
         if self.subscribers[index].state == State::Open {
@@ -40,7 +105,7 @@ impl<T: Transport> Worker<'_, T> {
                 }
             }
         };
-        if let Some(wrong) = unfit(&head, &text[head.length..]) {
+        if let Some(wrong) = unfit(&head, &text[head.length..], self.plan.accepts_gzip) {
             let kind = match head.status {
                 200 => "the answer is no event stream".to_owned(),
                 status => format!("status {status}"),
@@ -57,6 +122,9 @@ impl<T: Transport> Worker<'_, T> {
         let subscriber = &mut self.subscribers[index];
         subscriber.state = State::Open;
         subscriber.framing = head.framing;
+        if matches!(head.content_encoding.as_str(), "gzip" | "x-gzip") {
+            subscriber.rare.get_or_insert_default().gzip = Some(GzDecoder::new(Vec::new()));
+        }
         subscriber.stream.reopen();
         if subscriber.attempts > 0 {
             self.recorder.observations.reopened += 1;
@@ -82,6 +150,10 @@ impl<T: Transport> Worker<'_, T> {
             Some(rest) => *rest,
             None => std::mem::take(&mut self.scratch),
         };
+        let (mut topics, mut gzip) = match subscriber.rare.as_deref_mut() {
+            Some(rare) => (Some(rare.topics.as_mut_slice()), rare.gzip.as_mut()),
+            None => (None, None),
+        };
         let place = Place {
             topic: subscriber.topic,
             group: subscriber.group,
@@ -89,7 +161,7 @@ impl<T: Transport> Worker<'_, T> {
             skips: &mut subscriber.skips,
             owed_from: subscriber.owed_from,
             sequence: &mut subscriber.sequence,
-            more: subscriber.more.as_mut().map(|more| more.as_mut_slice()),
+            more: topics.take(),
             started: subscriber.started,
             event_at: &mut subscriber.event_at,
             had_heartbeat: &mut subscriber.had_heartbeat,
@@ -98,13 +170,23 @@ impl<T: Transport> Worker<'_, T> {
         let over = loop {
             match subscriber.framing.step(&mut bytes) {
                 Ok(Step::Body(body)) => {
-                    let fed = subscriber.stream.feed(body, &mut rest, self.plan.line_bytes, &mut sink);
-                    if let Err(TooLong { begins }) = fed {
-                        return Err(Failure::new(format!(
-                            "the server sent a line, or an event, of more than {} bytes, which begins with `{}`: if it is meant so, raise --max-line",
-                            self.plan.line_bytes,
-                            excerpt(&begins)
-                        )));
+                    let mut feed = |text: &[u8]| {
+                        let fed = subscriber.stream.feed(text, &mut rest, self.plan.line_bytes, &mut sink);
+                        fed.map_err(|TooLong { begins }| {
+                            Failure::new(format!(
+                                "the server sent a line, or an event, of more than {} bytes, which begins with `{}`: if it is meant so, raise --max-line",
+                                self.plan.line_bytes,
+                                excerpt(&begins)
+                            ))
+                        })
+                    };
+                    match &mut gzip {
+                        None => feed(body)?,
+                        Some(gzip) => {
+                            if let Err(error) = decompress(gzip, body, &mut feed)? {
+                                break Some(format!("the compressed stream is broken: {error}"));
+                            }
+                        }
                     }
                 }
                 Ok(Step::More) => break None,
@@ -134,7 +216,21 @@ impl<T: Transport> Worker<'_, T> {
         if subscriber.state != State::Open {
             let got = subscriber.head.as_ref().map_or(0, |head| head.len());
             let place = if got == 0 { "before any answer" } else { "in the middle of the response head" };
-            let error = io::Error::other(format!("the server ended the connection {place} ({why})"));
+            let shakes_hands = subscriber
+                .rare
+                .as_ref()
+                .is_some_and(|rare| rare.tls.as_ref().is_some_and(|tls| tls.is_handshaking()));
+            let error = io::Error::other(match () {
+                () if why.starts_with("TLS") => {
+                    format!("{why}; --ca names certificates to trust, and --insecure trusts every one")
+                }
+                () if shakes_hands => {
+                    format!(
+                        "the server ended the connection in the TLS handshake ({why}): does it speak TLS?"
+                    )
+                }
+                () => format!("the server ended the connection {place} ({why})"),
+            });
             return self.not_opened(index, &error);
         }
         let after_ms = clock::now().saturating_sub(subscriber.started) / MILLISECOND;

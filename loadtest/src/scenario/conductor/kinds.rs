@@ -52,7 +52,7 @@ impl Conductor<'_> {
             bar.set_position((clock::now() - begin) / SECOND);
         }
         bar.finish_and_clear();
-        self.evidence.active_until = clock::now();
+        self.evidence.active(clock::now());
         Ok(())
     }
 
