@@ -1,8 +1,8 @@
 # Sourced by million.sh and at-scale.sh: the limits of the machine, a network namespace, and the way back.
 #
 # Before: `name` of the script, `count` of streams, `raise` (yes or no), `sockets` of each stream on this machine (2
-# where it is not said). Whatever way the script ends, what runs in
-# the namespace is ended, the namespace goes, and raised limits are put back.
+# where it is not said). Whatever way the script ends, what runs in the namespace is ended, the namespace goes, and
+# raised limits are put back.
 
 say() { echo "$name: $*" >&2; }
 
