@@ -153,6 +153,9 @@ pub(super) struct Connection {
 // A million of them are 48 MB.
 const _: () = assert!(size_of::<Connection>() <= 48);
 
+#[cfg(test)]
+mod tests;
+
 /// Whether `a` is before `b` in a sequence space that wraps.
 fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0

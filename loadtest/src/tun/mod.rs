@@ -12,6 +12,8 @@
 
 mod connection;
 mod device;
+#[cfg(test)]
+mod kernel_tests;
 mod network;
 mod outbox;
 mod packet;

@@ -134,7 +134,12 @@ struct Inside {
 
 impl Fake {
     pub(crate) fn start(behaviour: Behaviour) -> Fake {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Fake::start_at("127.0.0.1", behaviour)
+    }
+
+    /// At another address of this machine.
+    pub(crate) fn start_at(host: &str, behaviour: Behaviour) -> Fake {
+        let listener = TcpListener::bind((host, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let inside = Arc::new(Inside {
             behaviour,
