@@ -14,6 +14,7 @@ mod http;
 mod ledger;
 mod limits;
 mod publish;
+mod refusal;
 mod report;
 mod sample;
 mod scenario;

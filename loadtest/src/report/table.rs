@@ -167,15 +167,7 @@ mod tests {
     #[test]
     fn the_notes_of_the_run_in_the_middle_stand_under_the_table() {
         let median = Report { notes: vec!["the client was the bottleneck".to_owned()], ..Report::default() };
-        let row = Row {
-            name: "bare".to_owned(),
-            settings: String::new(),
-            cannot: String::new(),
-            connections: 10_000,
-            median,
-            server_cpu_us_per_delivery_range: None,
-            rounds: Vec::new(),
-        };
+        let row = Row { name: "bare".to_owned(), connections: 10_000, median, ..Row::default() };
         let text = super::comparison(&Comparison {
             tool: "",
             version: "",
