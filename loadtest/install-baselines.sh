@@ -59,10 +59,10 @@ else
 fi
 
 # Builds a program of a module that `go install` refuses, because it has no tagged version at its root or lists of
-# versions are not to be had. build_go PROGRAM PACKAGE MODULE@VERSION...
+# versions are not to be had. build_go PROGRAM FLAGS PACKAGE MODULE@VERSION...
 build_go() {
-  local program=$1 package=$2 build
-  shift 2
+  local program=$1 flags=$2 package=$3 build
+  shift 3
   build=$(mktemp -d) || return
   (
     cd "$build" && go mod init build || exit
@@ -74,7 +74,7 @@ build_go() {
     mkdir roots && echo 'package fallback' > roots/fallback.go &&
       printf 'module golang.org/x/crypto/x509roots/fallback\n' > roots/go.mod &&
       go mod edit -replace=golang.org/x/crypto/x509roots/fallback=./roots &&
-      go build -mod=mod -tags nobadger,nomysql,nopgx -o "$programs/$program" "$package"
+      go build -mod=mod -tags nobadger,nomysql,nopgx -ldflags "$flags" -o "$programs/$program" "$package"
   )
   local result=$?
   rm -rf "$build"
@@ -103,7 +103,10 @@ if there go; then
   PATH="$programs:$PATH"
   mkdir -p "$programs"
   try go build_own_go
-  there mercure || try "mercure $mercure" build_go mercure github.com/dunglas/mercure/caddy/mercure \
+  # The hub tells the version of Caddy unless it is told its own.
+  there mercure || try "mercure $mercure" build_go mercure \
+    "-X 'github.com/caddyserver/caddy/v2.CustomVersion=Mercure $mercure on Caddy'" \
+    github.com/dunglas/mercure/caddy/mercure \
     "github.com/dunglas/mercure@$mercure" "github.com/dunglas/mercure/caddy@$mercure"
   is_centrifugo_6 || try "centrifugo 6" install_centrifugo
 else

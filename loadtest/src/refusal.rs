@@ -111,7 +111,7 @@ impl Refusal {
             name: contender.name,
             version_of_program: contender.version,
             settings_in_full: contender.settings.in_full(),
-            settings: contender.settings.summary,
+            settings: contender.settings.sentence(),
             machine: sample::machine(),
             held,
             refused,

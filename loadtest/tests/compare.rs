@@ -60,6 +60,8 @@ fn a_comparison_keeps_every_row_and_its_page_needs_nothing_from_elsewhere() {
         assert!(!row["objections"].as_array().unwrap().is_empty());
     }
     assert_eq!(html.matches("<svg").count(), 2 * 4 + 1, "four plots for each size, and one over the sizes");
+    let told = ["Sse formats the event again for each stream", ", axum 0.8"];
+    assert!(told.iter().all(|told| html.contains(told)), "versions and objections are on the page");
     let elsewhere = ["src=", "href=", "url(", "@import", "<script"];
     assert!(elsewhere.iter().all(|outside| !html.contains(outside)));
 }

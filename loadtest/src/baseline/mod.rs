@@ -170,7 +170,7 @@ fn built_in(serve: &Serve, settings: &Settings) -> Outcome<()> {
 }
 
 fn announce(serve: &Serve, settings: &Settings, port: u16) -> Outcome<()> {
-    println!("{} at http://127.0.0.1:{port} ({})", serve.baseline, settings.summary);
+    println!("{} at http://127.0.0.1:{port} ({})", serve.baseline, settings.sentence());
     let names = Names { port, control_port: serve.control_port, ..Names::default() };
     if let Some(url) = settings.publish_url(&names)? {
         println!("publish with --publish-url '{url}'");

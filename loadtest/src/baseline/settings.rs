@@ -67,7 +67,7 @@ pub(crate) struct Settings {
     #[serde(skip)]
     name: String,
     /// The settings in a sentence.
-    pub(crate) summary: String,
+    summary: String,
     pub(crate) dialect: Dialect,
     /// Whether it keeps topics apart; the others have one channel for everybody.
     #[serde(default = "yes")]
@@ -250,6 +250,14 @@ impl Settings {
         }
     }
 
+    /// The settings in a sentence, with what was overridden.
+    pub(crate) fn sentence(&self) -> String {
+        match self.overridden.join(", ") {
+            none if none.is_empty() => self.summary.clone(),
+            overridden => format!("{}; overridden: {overridden}", self.summary),
+        }
+    }
+
     /// What was overridden, as it was written.
     pub(crate) fn overridden(&self) -> &[String] {
         &self.overridden
@@ -334,7 +342,7 @@ impl Settings {
 /// Tabs and several blanks as one blank, without the checksum that Go writes behind a module.
 fn one_line(line: &str) -> String {
     let words = line.split_whitespace().filter(|word| !word.starts_with("h1:"));
-    words.collect::<Vec<_>>().join(" ")
+    words.collect::<Vec<_>>().join(" ").trim_end_matches(':').to_owned()
 }
 
 /// Takes `NAME.KEY=VALUE` apart into the name of a contender and its assignment. The names that there are
@@ -431,6 +439,7 @@ mod tests {
         assert_eq!(full.environment["TZ"], "UTC=0");
         assert_eq!(full.files["nginx.conf"], "mine {port}");
         assert_eq!(full.overridden, all);
+        assert!(settings.sentence().ends_with(&format!("; overridden: {}", all.join(", "))));
     }
 
     #[test]
@@ -484,5 +493,9 @@ mod tests {
         settings.version_expected = Some("1.2".to_owned());
         assert_eq!(settings.version_differs(Some("go 1.2.3")), None);
         assert!(settings.version_differs(None).unwrap().contains("unknown"));
+        // The version of Go in the same line is not that of the program.
+        let centrifugo = Settings::shipped("centrifugo").unwrap();
+        assert!(centrifugo.version_differs(Some("Centrifugo v5.4.9 (Go version: go1.26.8)")).is_some());
+        assert_eq!(centrifugo.version_differs(Some("Centrifugo v6.9.1 (Go version: go1.26.8)")), None);
     }
 }

@@ -164,6 +164,19 @@ impl Comparison {
         !self.partial && self.rows.iter().all(|row| row.rounds.iter().all(|report| report.valid))
     }
 
+    /// What each contender's program says of its version.
+    pub(crate) fn versions(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for row in &self.rows {
+            let version = row.version_of_program.as_deref().unwrap_or("its program does not say its version");
+            let line = format!("{}: {version}", row.name);
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+        lines
+    }
+
     /// CPU per delivery of each row in units of the bare loop's: the runs in the middle, and round by round.
     /// A run that is not valid is beside nothing.
     pub(crate) fn beside_bare(&self) -> Vec<String> {
@@ -392,7 +405,7 @@ fn row(contender: &Contender, connections: u64, rounds: Vec<Report>) -> Option<R
     Some(Row {
         name: contender.name.clone(),
         version_of_program: contender.version.clone(),
-        settings: contender.settings.summary.clone(),
+        settings: contender.settings.sentence(),
         settings_in_full: contender.settings.in_full(),
         cannot: contender.settings.cannot.clone(),
         objections: contender.settings.objections.clone(),
