@@ -203,13 +203,13 @@ impl Settings {
         let Some((key, value)) = assignment.split_once('=') else {
             return Err(wrong(format!("`{assignment}` has no `=`: write KEY=VALUE")));
         };
-        let words = || value.split_whitespace().map(str::to_owned);
+        let list = || words(value).map_err(|what| wrong(format!("`{value}`: {what}")));
         let variable = key.strip_prefix("environment.").filter(|name| !name.is_empty());
         let file = key.strip_prefix("files.").filter(|name| self.texts.contains_key(*name));
         match (key, variable, file) {
             ("program", ..) if self.program.is_some() => self.program = Some(value.to_owned()),
-            ("arguments", ..) => self.arguments = words().collect(),
-            ("arguments+", ..) => self.arguments.extend(words()),
+            ("arguments", ..) => self.arguments = list()?,
+            ("arguments+", ..) => self.arguments.extend(list()?),
             (_, Some(variable), _) => drop(self.environment.insert(variable.to_owned(), value.to_owned())),
             (_, _, Some(file)) => {
                 let text =
@@ -339,6 +339,19 @@ impl Settings {
     }
 }
 
+/// Arguments with blanks between them, or a list of TOML for those that have blanks in them.
+fn words(value: &str) -> Result<Vec<String>, String> {
+    if !value.starts_with('[') {
+        return Ok(value.split_whitespace().map(str::to_owned).collect());
+    }
+    #[derive(Deserialize)]
+    struct List {
+        list: Vec<String>,
+    }
+    let list: Result<List, _> = toml::from_str(&format!("list = {value}"));
+    list.map(|list| list.list).map_err(|error| format!("this is no list: {}", error.message()))
+}
+
 /// Tabs and several blanks as one blank, without the checksum that Go writes behind a module.
 fn one_line(line: &str) -> String {
     let words = line.split_whitespace().filter(|word| !word.starts_with("h1:"));
@@ -426,6 +439,7 @@ mod tests {
             "program=/opt/nginx",
             "arguments=-c mine",
             "arguments+=-e stderr",
+            r#"arguments+=["-g", "daemon off;"]"#,
             "environment.TZ=UTC=0",
             &own_file,
         ];
@@ -435,7 +449,7 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         let full = settings.in_full();
         assert_eq!(full.program.as_deref(), Some("/opt/nginx"));
-        assert_eq!(full.arguments, ["-c", "mine", "-e", "stderr"]);
+        assert_eq!(full.arguments, ["-c", "mine", "-e", "stderr", "-g", "daemon off;"]);
         assert_eq!(full.environment["TZ"], "UTC=0");
         assert_eq!(full.files["nginx.conf"], "mine {port}");
         assert_eq!(full.overridden, all);
@@ -450,6 +464,7 @@ mod tests {
             let right = "program, arguments, arguments+, environment.NAME, files.pushpin.conf, files.routes";
             assert!(told.contains(right), "{told}");
         }
+        assert!(settings.set("arguments=[1").unwrap_err().to_string().contains("no list"));
         assert!(settings.set("arguments").unwrap_err().to_string().contains("KEY=VALUE"));
         let told = settings.set("files.routes=/no/such/file").unwrap_err().to_string();
         assert!(told.contains("/no/such/file"), "{told}");
