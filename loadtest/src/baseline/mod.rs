@@ -11,6 +11,7 @@ mod threads;
 mod token;
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use clap::builder::PossibleValuesParser;
@@ -114,7 +115,8 @@ pub(crate) fn serve(serve: &Serve) -> Outcome<()> {
 fn run(serve: &Serve, settings: &Settings, mut command: Command) -> Failure {
     let mut prepared = || -> Outcome<()> {
         let port = if serve.port == 0 { free_port()? } else { serve.port };
-        let scratch = programs::scratch()?;
+        // A program that keeps no files leaves no folder behind.
+        let scratch = if settings.keeps_files() { programs::scratch()? } else { PathBuf::new() };
         let origin_port = if settings.origin { free_port()? } else { 0 };
         let scratch = scratch.to_string_lossy();
         let names = Names { port, control_port: serve.control_port, origin_port, scratch: &scratch };

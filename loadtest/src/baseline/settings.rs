@@ -314,6 +314,12 @@ impl Settings {
         self.publish_headers.iter().map(|header| Names::default().fill(header)).collect()
     }
 
+    /// Whether it needs the folder `{scratch}`.
+    pub(super) fn keeps_files(&self) -> bool {
+        let mut texts = self.arguments.iter().chain(self.environment.values());
+        !self.files.is_empty() || texts.any(|text| text.contains("{scratch}"))
+    }
+
     /// Writes its files into a folder.
     pub(super) fn write_files(&self, names: &Names<'_>) -> Outcome<()> {
         for (name, text) in &self.texts {
@@ -391,6 +397,9 @@ mod tests {
             assert!(name.starts_with("fanfare") || !settings.cannot.is_empty(), "{name}");
             assert!(settings.program.is_none() || !settings.version_commands.is_empty(), "{name}");
             assert!(settings.program.is_some() || settings.files.is_empty(), "{name}");
+            let keeps =
+                ["node", "nchan", "durable-streams", "mercure", "centrifugo", "pushpin"].contains(&name);
+            assert_eq!(settings.keeps_files(), keeps, "{name}");
         }
         // A file that no folder names would never be written.
         for (path, _) in SHIPPED {
