@@ -27,7 +27,7 @@ count=${count:-100000} rounds=${rounds:-3}
 cargo build --quiet --release -p fanfare-server -p fanfare-load
 load=${CARGO_TARGET_DIR:-target}/release
 preflight
-results=loadtest/results/$(date +%F)-$(nproc)-cores
+results=${RESULTS:-loadtest/results/$(date +%F)-$(nproc)-cores}
 mkdir -p "$results"
 make_namespace
 

@@ -54,6 +54,9 @@ impl Askers {
     /// Starts so many clients that `GET` this URL.
     pub(crate) fn start(url: &str, clients: u64) -> Outcome<Askers> {
         let url = Url::parse(url).map_err(|failure| Failure::new(format!("--ask: {failure}")))?;
+        if url.is_secure {
+            return Err(Failure::new("--ask: only http:// is asked"));
+        }
         let address = url.resolve()?;
         let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", url.path, url.authority);
         let stop = Arc::new(AtomicBool::new(false));

@@ -8,7 +8,7 @@ use crate::baseline::Serve;
 use crate::compare::Compare;
 use crate::failure::Outcome;
 use crate::refusal::Refusal;
-use crate::scenario::{Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, read};
+use crate::scenario::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, Topics, read};
 
 /// Opens very many event streams to a server, publishes, and judges every delivery.
 ///
@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Fanout(Box<Load>),
     /// Memory per connection (the server's and the kernel's), CPU while idle
     Idle(Box<With<Idle>>),
+    /// Measure whatever comes on the streams of any server, and publish nothing
+    Listen(Box<With<Listen>>),
     /// Publish without a pause: deliveries a second
     Saturate(Box<With<Saturate>>),
     /// Everyone reconnects at once, with Last-Event-ID or without
@@ -43,8 +45,8 @@ pub(crate) enum Command {
     Slow(Box<With<Slow>>),
     /// Constant connect and leave
     Churn(Box<With<Churn>>),
-    /// A topic per connection, published to in turn
-    Topics(Box<Load>),
+    /// Many topics, published to in turn: one for each stream, or as is asked
+    Topics(Box<With<Topics>>),
     /// A small topic beside a big broadcast
     Mixed(Box<With<Mixed>>),
     /// Run a scenario file
@@ -92,8 +94,9 @@ impl Command {
     pub(crate) fn task(self) -> Outcome<Task> {
         let (kind, load) = match self {
             Command::Fanout(load) => (Kind::Fanout, *load),
-            Command::Topics(load) => (Kind::Topics, *load),
+            Command::Topics(with) => (Kind::Topics(with.own), with.load),
             Command::Idle(with) => (Kind::Idle(with.own), with.load),
+            Command::Listen(with) => (Kind::Listen(with.own), with.load),
             Command::Saturate(with) => (Kind::Saturate(with.own), with.load),
             Command::Storm(with) => (Kind::Storm(with.own), with.load),
             Command::Slow(with) => (Kind::Slow(with.own), with.load),
@@ -104,7 +107,7 @@ impl Command {
             Command::Baseline(serve) => return Ok(Task::Baseline(serve)),
             Command::Run(run) => {
                 let (kind, mut load) = read(&run.file)?;
-                load.url = run.url.unwrap_or(load.url);
+                load.url = run.url.or(load.url);
                 load.server_pid = run.server_pid.or(load.server_pid);
                 load.json = run.json.or(load.json);
                 load.quiet |= run.quiet;

@@ -20,6 +20,13 @@ pub(crate) struct Head {
     pub(crate) length: usize,
 }
 
+impl Head {
+    /// Another head follows it (RFC 9110, section 15.2). 101 is the last one of its connection.
+    pub(crate) fn is_informational(&self) -> bool {
+        matches!(self.status, 100 | 102..=199)
+    }
+}
+
 /// Reads a response head; `None` when it is not all there yet.
 pub(crate) fn parse_head(bytes: &[u8]) -> Outcome<Option<Head>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];

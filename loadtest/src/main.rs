@@ -9,21 +9,26 @@ mod cli;
 mod client;
 mod clock;
 mod compare;
+mod cores;
 mod failure;
 mod http;
-mod ledger;
 mod limits;
+mod provenance;
 mod publish;
 mod refusal;
 mod report;
 mod sample;
 mod scenario;
+mod secrets;
+mod sequence;
 mod sources;
 mod sse;
 mod stamp;
 mod steer;
+mod subscription;
 mod sys;
 mod target;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -32,6 +37,7 @@ use clap::Parser;
 use crate::cli::{Cli, Task};
 use crate::compare::Compare;
 use crate::failure::{Failure, Outcome};
+use crate::provenance::Provenance;
 use crate::report::{Report, comparison, summary};
 use crate::scenario::{Kind, Load};
 
@@ -65,7 +71,9 @@ fn main() -> ExitCode {
 }
 
 fn one_run(kind: &Kind, load: &Load) -> Outcome<ExitCode> {
-    let report = scenario::run(kind, load, &load.url)?;
+    let provenance = Provenance::begin();
+    let mut report = scenario::run(kind, load, &secrets::url(&load.target_name()))?;
+    report.provenance = Some(provenance.until_now());
     println!("{}", summary(&report));
     if let Some(path) = &load.json {
         write_json(path, &report)?;
@@ -94,6 +102,6 @@ fn many_runs(compare: Compare) -> Outcome<ExitCode> {
 }
 
 fn write_json(path: &std::path::Path, value: &impl serde::Serialize) -> Outcome<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(format!("JSON: {error}")))?;
+    let text = serde_json::to_string(value).map_err(|error| Failure::new(format!("JSON: {error}")))?;
     std::fs::write(path, text + "\n").map_err(|error| Failure::new(format!("{}: {error}", path.display())))
 }

@@ -89,9 +89,9 @@ impl Refusal {
         let running = contender.start(&[])?;
         let mut load = crate::scenario::Load { server: contender.settings.dialect, ..Default::default() };
         running.aim(&mut load);
-        let template = load.speech()?.subscribe;
+        let template = load.templates()?.subscribe;
         let mut request = Vec::new();
-        template.request(Values { topic: "refusal", ..Values::default() }, &mut request)?;
+        template.request(None, Values { topic: "refusal", ..Values::default() }, &mut request)?;
         let target = template.address()?;
         let pid = load.server_pid.unwrap_or_default();
         let server = Server::new(pid)?;

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fs;
 
+use crate::cores::Cores;
 use crate::failure::{Failure, Outcome};
+use crate::sys;
 
 /// A process and all that it started: nginx works in children, not in the process that was named.
 #[derive(Clone, Copy, Debug)]
@@ -11,31 +13,35 @@ pub(crate) struct Server {
     pid: u32,
 }
 
-/// CPU time used so far, counted twice.
+/// What the scheduler has counted so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cpu {
-    /// Of each thread that is alive, exact.
-    threads: HashMap<i32, u64>,
-    /// Of the processes, threads that ended included, in steps of a clock tick.
-    processes_ns: u64,
-    processes: u64,
+    /// By process, in nanoseconds. It includes threads that have ended, and the kernel's workers for a ring.
+    ran: HashMap<u32, u64>,
+    /// By thread that is alive: nanoseconds that it waited for a core, and how often it got one.
+    waited: HashMap<i32, (u64, u64)>,
 }
 
 impl Cpu {
-    /// Used since an earlier sample. What threads used that came and went between the two is in steps of a
-    /// tick.
+    /// Nanoseconds used since an earlier sample. What a process used that came and went between the two is
+    /// not known.
     pub(crate) fn since(&self, earlier: &Cpu) -> u64 {
-        let new = |(thread, ran): (&i32, &u64)| {
-            ran.saturating_sub(earlier.threads.get(thread).copied().unwrap_or(0))
-        };
-        let exact: u64 = self.threads.iter().map(new).sum();
-        let ticked = self.processes_ns.saturating_sub(earlier.processes_ns);
-        exact.max(ticked.saturating_sub(2 * TICK_NS * self.processes))
+        let before = |pid: &u32| earlier.ran.get(pid).copied().unwrap_or(0);
+        self.ran.iter().map(|(pid, ran)| ran.saturating_sub(before(pid))).sum()
+    }
+
+    /// Since an earlier sample: the nanoseconds that the thread with the longest wait was ready to run and had
+    /// no core, and how often all threads together got one. Threads that came and went between the two are
+    /// not known.
+    pub(crate) fn waits_since(&self, earlier: &Cpu) -> (u64, u64) {
+        let before = |thread: &i32| earlier.waited.get(thread).copied().unwrap_or((0, 0));
+        self.waited.iter().fold((0, 0), |(longest, all), (thread, &(waited, switches))| {
+            let (waited_before, switches_before) = before(thread);
+            let waited = waited.saturating_sub(waited_before);
+            (longest.max(waited), all + switches.saturating_sub(switches_before))
+        })
     }
 }
-
-/// The kernel's unit for user space (USER_HZ), which is 100 everywhere.
-const TICK_NS: u64 = 10_000_000;
 
 impl Server {
     pub(crate) fn new(pid: u32) -> Outcome<Server> {
@@ -72,9 +78,7 @@ impl Server {
 
     /// All its threads.
     pub(crate) fn threads(self) -> Vec<i32> {
-        let tasks = |pid: u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let number = |entry: fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse().ok());
-        self.pids().into_iter().flat_map(tasks).filter_map(number).collect()
+        self.pids().into_iter().flat_map(threads_of).collect()
     }
 
     pub(crate) fn cpu(self) -> Outcome<Cpu> {
@@ -82,23 +86,25 @@ impl Server {
         if stat(self.pid).is_none() {
             return Err(Failure::new(format!("there is no process {}: is --server-pid right?", self.pid)));
         }
-        for thread in self.threads() {
-            if let Some((ran, _)) = schedule(thread) {
-                cpu.threads.insert(thread, ran);
-            }
-        }
         for pid in self.pids() {
-            let Some(fields) = stat(pid) else { continue };
-            let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-            cpu.processes_ns += (ticks(11) + ticks(12)) * TICK_NS;
-            cpu.processes += 1;
+            if let Some(ran) = sys::process_cpu_ns(pid) {
+                cpu.ran.insert(pid, ran);
+            }
+            for thread in threads_of(pid) {
+                if let Some([_, waited, switches]) = schedstat(thread) {
+                    cpu.waited.insert(thread, (waited, switches));
+                }
+            }
         }
         Ok(cpu)
     }
 
     /// Proportional set size: user memory, pages shared with others counted in part.
     pub(crate) fn user_bytes(self) -> Option<u64> {
-        self.pids().into_iter().map(pss).sum()
+        // A child that has ended meanwhile has none, and is no reason to tell nothing.
+        let has_ended = |pid| stat(pid).is_none_or(|fields| fields.first().is_some_and(|state| state == "Z"));
+        let of = |pid| pss(pid).or_else(|| has_ended(pid).then_some(0));
+        self.pids().into_iter().map(of).sum()
     }
 
     /// Why its memory cannot be told, where that is so: another user's process shows its CPU, not its memory.
@@ -111,6 +117,12 @@ impl Server {
             _ => None,
         })
     }
+}
+
+fn threads_of(pid: u32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let number = |entry: fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse().ok());
+    tasks.filter_map(number).collect()
 }
 
 fn rollup(pid: u32) -> String {
@@ -134,9 +146,14 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 
 /// How long a thread ran, and how long it waited for a core, in nanoseconds.
 pub(crate) fn schedule(thread: i32) -> Option<(u64, u64)> {
+    schedstat(thread).map(|[ran, waited, _]| (ran, waited))
+}
+
+/// Nanoseconds that a thread ran, nanoseconds that it waited for a core, and how often it got one.
+fn schedstat(thread: i32) -> Option<[u64; 3]> {
     let text = fs::read_to_string(format!("/proc/{thread}/schedstat")).ok()?;
     let mut numbers = text.split_whitespace().map_while(|number| number.parse().ok());
-    Some((numbers.next()?, numbers.next()?))
+    Some([numbers.next()?, numbers.next()?, numbers.next()?])
 }
 
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
@@ -173,19 +190,28 @@ pub(crate) fn available_bytes() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
+/// Memory of the machine.
+pub(crate) fn memory_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+/// The name of the first processor.
+pub(crate) fn processor() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// One line about the machine, for reports.
 pub(crate) fn machine() -> String {
-    let first = |path: &str, name: &str| {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or("");
-        line.split_once(':').map_or("?", |(_, value)| value.trim()).to_owned()
-    };
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let unknown = || "?".to_owned();
+    // Not those that this thread may use: it keeps to the client's.
+    let cores = Cores::now().count();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
         "{cores} cores, {}, {} of memory, Linux {}",
-        first("/proc/cpuinfo", "model name"),
-        first("/proc/meminfo", "MemTotal"),
+        processor().unwrap_or_else(unknown),
+        memory_bytes().map_or_else(unknown, |bytes| format!("{} kB", bytes / 1024)),
         kernel.trim()
     )
 }
@@ -205,5 +231,35 @@ mod tests {
         assert!(spin < 100_000 && server.user_bytes().unwrap() > 100_000);
         assert!(kernel().slab > 0 && available_bytes().unwrap() > 0);
         assert!(Server::new(u32::MAX - 5).unwrap_err().to_string().contains("--server-pid"));
+    }
+
+    /// Only threads that were alive at the second sample counted exactly. What short-lived ones used was known
+    /// in steps of 10 ms, of which two were taken off: workers that the kernel starts for a ring and ends
+    /// again were free.
+    #[test]
+    fn threads_that_came_and_went_between_two_samples_count() {
+        let server = Server::new(std::process::id()).unwrap();
+        let before = server.cpu().unwrap();
+        let work = || {
+            let mut spin = 0u64;
+            while sys::thread_cpu_ns() < 2_000_000 {
+                spin += 1;
+            }
+            assert!(spin > 0);
+            sys::thread_cpu_ns()
+        };
+        let used: u64 = (0..10).map(|_| std::thread::spawn(work).join().unwrap()).sum();
+        assert!(used >= 20_000_000);
+        assert!(server.cpu().unwrap().since(&before) >= used);
+    }
+
+    #[test]
+    fn the_wait_is_that_of_the_thread_that_waited_longest_and_a_new_thread_waited_from_its_start() {
+        let cpu = |threads: &[(i32, (u64, u64))]| Cpu {
+            waited: threads.iter().copied().collect(),
+            ..Cpu::default()
+        };
+        let (before, after) = (cpu(&[(1, (50, 5)), (2, (10, 1))]), cpu(&[(1, (70, 9)), (3, (30, 2))]));
+        assert_eq!(after.waits_since(&before), (30, 6));
     }
 }

@@ -1,11 +1,13 @@
 //! Who runs where: pinning, and the steered arrangement, undone when dropped.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use crate::failure::{Failure, Outcome};
 use crate::sample::Server;
+use crate::scenario::Load;
 use crate::sys;
 
 const RPS: &str = "/sys/class/net/lo/queues/rx-0/rps_cpus";
@@ -55,6 +57,46 @@ impl Drop for Steered {
     }
 }
 
+/// The cores that the client runs on: those that it was given, else all that this thread may use but the
+/// server's, else all that this thread may use.
+pub(crate) fn client_cores(load: &Load) -> Vec<usize> {
+    let given: BTreeSet<usize> = load.client_cores.iter().copied().collect();
+    if !given.is_empty() {
+        return given.into_iter().collect();
+    }
+    let allowed = sys::allowed_cores();
+    let beside: Vec<usize> =
+        allowed.iter().copied().filter(|core| !load.server_cores.contains(core)).collect();
+    if beside.is_empty() { allowed } else { beside }
+}
+
+/// Whether the server has cores on which nothing of the client runs.
+pub(crate) fn server_is_alone(load: &Load) -> bool {
+    let shared = |core: &usize| client_cores(load).contains(core);
+    !load.server_cores.is_empty() && !load.server_cores.iter().any(shared)
+}
+
+/// Keeps the calling thread, and each thread that it starts, on some cores. It is put back when this goes out
+/// of scope: a server that it starts later would inherit them.
+pub(crate) struct Kept(Vec<usize>);
+
+impl Kept {
+    pub(crate) fn on(cores: &[usize]) -> Outcome<Kept> {
+        let before = sys::allowed_cores();
+        sys::pin(0, cores)
+            .map_err(|error| Failure::new(format!("the client cannot run on cores {cores:?}: {error}")))?;
+        Ok(Kept(before))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Err(error) = sys::pin(0, &self.0) {
+            eprintln!("warning: the main thread could not be put back on cores {:?}: {error}", self.0);
+        }
+    }
+}
+
 /// Moves every thread of a server to some cores.
 pub(crate) fn pin_server(server: Server, cores: &[usize]) -> Outcome<()> {
     for thread in server.threads() {
@@ -62,4 +104,37 @@ pub(crate) fn pin_server(server: Server, cores: &[usize]) -> Outcome<()> {
             .map_err(|error| Failure::new(format!("--server-cores {cores:?}: thread {thread}: {error}")))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(server: &[usize], client: &[usize]) -> Load {
+        Load { server_cores: server.to_vec(), client_cores: client.to_vec(), ..Load::default() }
+    }
+
+    #[test]
+    fn the_client_keeps_off_the_cores_of_the_server_where_it_can() {
+        let allowed = sys::allowed_cores();
+        assert_eq!(client_cores(&load(&[], &[])), allowed);
+        assert_eq!(client_cores(&load(&[0], &[3, 1, 3])), [1, 3]);
+        assert_eq!(client_cores(&load(&allowed, &[])), allowed);
+        let beside = client_cores(&load(&allowed[..1], &[]));
+        assert_eq!(beside.contains(&allowed[0]), allowed.len() == 1);
+        assert!(server_is_alone(&load(&[0], &[1])) && !server_is_alone(&load(&[], &[1])));
+        assert!(!server_is_alone(&load(&[0, 1], &[1])) && !server_is_alone(&load(&allowed, &[])));
+    }
+
+    #[test]
+    fn a_thread_is_put_back_where_it_was() {
+        let allowed = sys::allowed_cores();
+        let kept = Kept::on(&allowed[..1]).unwrap();
+        assert_eq!(sys::allowed_cores(), allowed[..1]);
+        // What it starts is there, too.
+        assert_eq!(std::thread::spawn(sys::allowed_cores).join().unwrap(), allowed[..1]);
+        drop(kept);
+        assert_eq!(sys::allowed_cores(), allowed);
+        assert!(Kept::on(&[]).is_err());
+    }
 }

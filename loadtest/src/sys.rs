@@ -28,9 +28,28 @@ pub(crate) fn monotonic_ns() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC)
 }
 
+/// Seconds since 1970 by the machine's calendar.
+pub(crate) fn calendar_seconds() -> u64 {
+    read_clock(libc::CLOCK_REALTIME) / 1_000_000_000
+}
+
 /// Processor time of the calling thread in nanoseconds.
 pub(crate) fn thread_cpu_ns() -> u64 {
     read_clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Processor time of all threads of a process in nanoseconds. Threads that have ended count, and so do the
+/// kernel's workers for a ring (`iou-wrk-PID`), which are threads of the process.
+pub(crate) fn process_cpu_ns(pid: u32) -> Option<u64> {
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: `clock` is a valid, writable clockid_t for the length of the call.
+    if unsafe { libc::clock_getcpuclockid(pid as libc::pid_t, &mut clock) } != 0 {
+        return None;
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid, writable timespec; the clock of a process that is gone is an error.
+    let told = unsafe { libc::clock_gettime(clock, &mut time) } == 0;
+    told.then_some(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
 /// Sleeps until a time on CLOCK_MONOTONIC; returns early when a signal arrives.
@@ -180,6 +199,14 @@ pub(crate) fn receive(socket: RawFd, into: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the pointer and the length are those of one live, exclusively borrowed slice.
     let read = unsafe { libc::recv(socket, into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT) };
     if read < 0 { Err(io::Error::last_os_error()) } else { Ok(read as usize) }
+}
+
+/// Bytes that wait in a socket's receive buffer.
+pub(crate) fn unread(socket: RawFd) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one c_int, which is live and writable for the length of the call.
+    check(unsafe { libc::ioctl(socket, libc::FIONREAD, &raw mut bytes) })?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// Writes without waiting and without SIGPIPE.

@@ -3,13 +3,17 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::ValueEnum;
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Outcome};
+use crate::tls;
 
-/// An `http://` URL in the parts that a request needs.
+/// An `http://` or `https://` URL in the parts that a request needs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Url {
+    /// It is `https://`.
+    pub(crate) is_secure: bool,
     /// Host and port as written, for the `Host` header.
     pub(crate) authority: String,
     /// Path and query, with a leading slash.
@@ -18,12 +22,10 @@ pub(crate) struct Url {
 
 impl Url {
     pub(crate) fn parse(text: &str) -> Outcome<Url> {
-        if text.starts_with("https://") {
-            let what = "TLS is not spoken here: point it at the plain port behind the TLS proxy";
-            return Err(Failure::new(format!("`{text}`: {what}")));
-        }
-        let Some(rest) = text.strip_prefix("http://") else {
-            return Err(Failure::new(format!("`{text}` is no URL: write http://host:port/path")));
+        let (is_secure, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => return Err(Failure::new(format!("`{text}` is no URL: write http://host:port/path"))),
         };
         let split = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(split);
@@ -33,13 +35,30 @@ impl Url {
             )));
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Url { authority: authority.to_owned(), path })
+        Ok(Url { is_secure, authority: authority.to_owned(), path })
+    }
+
+    fn has_port(&self) -> bool {
+        self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    }
+
+    /// The name that the server's certificate has to have; `None`: the URL is not `https://`.
+    pub(crate) fn tls_name(&self) -> Outcome<Option<ServerName<'static>>> {
+        if !self.is_secure {
+            return Ok(None);
+        }
+        let host = match self.authority.rsplit_once(':') {
+            Some((host, _)) if self.has_port() => host,
+            _ => &self.authority,
+        };
+        tls::server_name(host.trim_matches(['[', ']'])).map(Some)
     }
 
     /// Looks the host up; the first address counts.
     pub(crate) fn resolve(&self) -> Outcome<SocketAddr> {
-        let has_port = self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let name = if has_port { self.authority.clone() } else { format!("{}:80", self.authority) };
+        let port = if self.is_secure { 443 } else { 80 };
+        let name =
+            if self.has_port() { self.authority.clone() } else { format!("{}:{port}", self.authority) };
         let found = name.to_socket_addrs().map(|mut addresses| addresses.next());
         match found {
             Ok(Some(address)) => Ok(address),
@@ -49,8 +68,9 @@ impl Url {
     }
 }
 
-/// A request with `{topic}`, `{data}` and `{seq}` in it. Other braces are plain text, so JSON needs no
-/// escaping.
+/// A request with placeholders in it: `{topic}`, `{topics:SEPARATOR}`, `{seq}`, `{data}`, the data escaped for JSON
+/// as `{data:json}` and for a form or a URL as `{data:url}`, and for subscriptions `{subscriber}`, `{value}` and
+/// `{last_event_id}`. Other braces are plain text, so JSON needs no escaping.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Template {
     pub(crate) method: String,
@@ -63,20 +83,86 @@ pub(crate) struct Template {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Values<'a> {
     pub(crate) topic: &'a str,
+    /// Where there are none, `topic` is the only one.
+    pub(crate) topics: &'a [&'a str],
     pub(crate) data: &'a str,
     pub(crate) sequence: u64,
+    pub(crate) subscriber: usize,
+    pub(crate) value: &'a str,
+    pub(crate) last_event_id: &'a [u8],
 }
 
+impl Values<'_> {
+    /// Values to try a template with.
+    const SAMPLE: Values<'static> = Values {
+        topic: "t",
+        topics: &[],
+        data: "d",
+        sequence: 0,
+        subscriber: 0,
+        value: "v",
+        last_event_id: &[],
+    };
+
+    /// Appends what a placeholder stands for; false: it is none.
+    fn put(&self, name: &str, into: &mut String) -> bool {
+        match name {
+            "topic" => into.push_str(self.topic),
+            "seq" => into.push_str(&self.sequence.to_string()),
+            "data" => into.push_str(self.data),
+            "data:json" => {
+                let quoted = serde_json::Value::from(self.data).to_string();
+                into.push_str(&quoted[1..quoted.len() - 1]);
+            }
+            "data:url" => into.push_str(&percent_encoded(self.data)),
+            "subscriber" => into.push_str(&self.subscriber.to_string()),
+            "value" => into.push_str(self.value),
+            "last_event_id" => into.push_str(&String::from_utf8_lossy(self.last_event_id)),
+            _ => match name.strip_prefix("topics:") {
+                Some(_) if self.topics.is_empty() => into.push_str(self.topic),
+                Some(separator) => into.push_str(&self.topics.join(separator)),
+                None => return false,
+            },
+        }
+        true
+    }
+}
+
+/// Fills the placeholders, in one pass: what they stand for is not looked at again.
 fn fill(text: &str, values: Values<'_>) -> String {
-    text.replace("{topic}", values.topic)
-        .replace("{seq}", &values.sequence.to_string())
-        .replace("{data}", values.data)
+    let mut filled = String::with_capacity(text.len() + values.data.len());
+    let mut rest = text;
+    while let Some(start) = rest.find('{') {
+        filled.push_str(&rest[..start]);
+        rest = &rest[start..];
+        match rest.find('}') {
+            Some(end) if values.put(&rest[1..end], &mut filled) => rest = &rest[end + 1..],
+            _ => {
+                filled.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    filled.push_str(rest);
+    filled
+}
+
+/// As a form or a query has it (RFC 3986, section 2.1): everything but unreserved characters.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(byte as char),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
 }
 
 impl Template {
     /// Checks what can be checked before there is anything to fill in.
     pub(crate) fn check(&self) -> Outcome<()> {
-        Url::parse(&fill(&self.url, Values { topic: "t", data: "d", sequence: 0 }))?;
+        Url::parse(&fill(&self.url, Values::SAMPLE))?;
         for header in &self.headers {
             let named =
                 header.split_once(':').is_some_and(|(name, _)| !name.is_empty() && !name.contains(' '));
@@ -87,26 +173,67 @@ impl Template {
         Ok(())
     }
 
-    /// Where the requests go; one address for all of them.
-    pub(crate) fn address(&self) -> Outcome<SocketAddr> {
-        Url::parse(&fill(&self.url, Values { topic: "t", data: "d", sequence: 0 }))?.resolve()
+    /// The URL with these values.
+    pub(crate) fn filled_url(&self, values: Values<'_>) -> String {
+        fill(&self.url, values)
     }
 
-    /// Appends the request up to, but without, the blank line and the body.
-    pub(crate) fn head(&self, values: Values<'_>, into: &mut Vec<u8>) -> Outcome<()> {
-        let url = Url::parse(&fill(&self.url, values))?;
+    /// Checks that data with line ends, quotes and characters beyond ASCII can go through it.
+    pub(crate) fn check_text(&self, dialect: Dialect) -> Outcome<()> {
+        let wrong = |text: &str| Err(Failure::new(format!("--payload text: {text}")));
+        match dialect {
+            Dialect::Pushpin => {
+                return wrong("the line of data that Pushpin is given here cannot have line ends");
+            }
+            Dialect::Centrifugo => {
+                return wrong("Centrifugo delivers the data inside JSON, which changes it");
+            }
+            _ => {}
+        }
+        if self.url.contains("{data}") || self.headers.iter().any(|header| header.contains("{data}")) {
+            return wrong("{data} in a URL or a header has to be {data:url}");
+        }
+        let is_json = self.headers.iter().any(|header| header.to_ascii_lowercase().contains("json"));
+        let is_form = self.headers.iter().any(|header| header.contains("x-www-form-urlencoded"));
+        let body = self.body.as_deref().unwrap_or("");
+        if body.contains("{data}") && (is_json || is_form) {
+            let escaped = if is_json { "{data:json}" } else { "{data:url}" };
+            return wrong(&format!("{{data}} in the body has to be {escaped}"));
+        }
+        Ok(())
+    }
+
+    /// The name that the server's certificate has to have, if it is asked with TLS.
+    pub(crate) fn tls_name(&self) -> Outcome<Option<ServerName<'static>>> {
+        Url::parse(&fill(&self.url, Values::SAMPLE))?.tls_name()
+    }
+
+    /// Where the requests go; one address for all of them.
+    pub(crate) fn address(&self) -> Outcome<SocketAddr> {
+        Url::parse(&fill(&self.url, Values::SAMPLE))?.resolve()
+    }
+
+    /// Whether a text, such as a placeholder, is somewhere in it.
+    pub(crate) fn contains(&self, text: &str) -> bool {
+        let others = self.headers.iter().chain(&self.body);
+        self.url.contains(text) || others.into_iter().any(|part| part.contains(text))
+    }
+
+    /// Appends the whole request, to `url` where one is given in place of its own. A last event id is sent as a
+    /// header.
+    pub(crate) fn request(&self, url: Option<&str>, values: Values<'_>, into: &mut Vec<u8>) -> Outcome<()> {
+        let url = Url::parse(&fill(url.unwrap_or(&self.url), values))?;
         let text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, url.path, url.authority);
         into.extend_from_slice(text.as_bytes());
         for header in &self.headers {
             into.extend_from_slice(fill(header, values).as_bytes());
             into.extend_from_slice(b"\r\n");
         }
-        Ok(())
-    }
-
-    /// Appends the whole request.
-    pub(crate) fn request(&self, values: Values<'_>, into: &mut Vec<u8>) -> Outcome<()> {
-        self.head(values, into)?;
+        if !values.last_event_id.is_empty() {
+            into.extend_from_slice(b"Last-Event-ID: ");
+            into.extend_from_slice(values.last_event_id);
+            into.extend_from_slice(b"\r\n");
+        }
         let body = self.body.as_ref().map(|body| fill(body, values)).unwrap_or_default();
         if self.body.is_some() || self.method != "GET" {
             into.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
@@ -141,7 +268,7 @@ pub(crate) enum Dialect {
 
 /// How a server is spoken to.
 #[derive(Clone, Debug)]
-pub(crate) struct Speech {
+pub(crate) struct RequestTemplates {
     /// Asked once per topic before anybody subscribes.
     pub(crate) prepare: Option<Template>,
     pub(crate) subscribe: Template,
@@ -150,7 +277,7 @@ pub(crate) struct Speech {
 
 impl Dialect {
     /// The templates for a server at `url`.
-    pub(crate) fn speech(self, url: &str) -> Speech {
+    pub(crate) fn templates(self, url: &str) -> RequestTemplates {
         let base = url.trim_end_matches('/');
         let template = |method: &str, url: String, headers: &[&str], body: Option<&str>| Template {
             method: method.to_owned(),
@@ -162,12 +289,12 @@ impl Dialect {
         let text = "Content-Type: text/plain";
         let (subscribe, publish) = match self {
             Dialect::Fanfare => (
-                get(format!("{base}/events?topic={{topic}}")),
+                get(format!("{base}/events?topic={{topics:&topic=}}")),
                 template(
                     "POST",
                     format!("{base}/events"),
                     &["Content-Type: application/json"],
-                    Some(r#"{"topic":"{topic}","data":"{data}"}"#),
+                    Some(r#"{"topic":"{topic}","data":"{data:json}"}"#),
                 ),
             ),
             Dialect::Nchan => (
@@ -175,12 +302,12 @@ impl Dialect {
                 template("POST", format!("{base}/pub/{{topic}}"), &[text], Some("{data}")),
             ),
             Dialect::Mercure => (
-                get(format!("{base}/.well-known/mercure?topic={{topic}}")),
+                get(format!("{base}/.well-known/mercure?topic={{topics:&topic=}}")),
                 template(
                     "POST",
                     format!("{base}/.well-known/mercure"),
                     &["Content-Type: application/x-www-form-urlencoded"],
-                    Some("topic={topic}&data={data}"),
+                    Some("topic={topic}&data={data:url}"),
                 ),
             ),
             Dialect::DurableStreams => (
@@ -201,13 +328,13 @@ impl Dialect {
             Dialect::Centrifugo => (
                 // {"subs":{"TOPIC":{}}}
                 get(format!(
-                    "{base}/connection/uni_sse?cf_connect=%7B%22subs%22%3A%7B%22{{topic}}%22%3A%7B%7D%7D%7D"
+                    "{base}/connection/uni_sse?cf_connect=%7B%22subs%22%3A%7B%22{{topics:%22%3A%7B%7D%2C%22}}%22%3A%7B%7D%7D%7D"
                 )),
                 template(
                     "POST",
                     format!("{base}/api/publish"),
                     &["Content-Type: application/json"],
-                    Some(r#"{"channel":"{topic}","data":"{data}"}"#),
+                    Some(r#"{"channel":"{topic}","data":"{data:json}"}"#),
                 ),
             ),
             Dialect::Plain => (
@@ -217,7 +344,7 @@ impl Dialect {
         };
         let prepare = (self == Dialect::DurableStreams)
             .then(|| template("PUT", format!("{base}/{{topic}}"), &[text], None));
-        Speech { prepare, subscribe, publish }
+        RequestTemplates { prepare, subscribe, publish }
     }
 }
 
@@ -230,16 +357,27 @@ mod tests {
         let url = Url::parse("http://[::1]:8080?x=1").unwrap();
         assert_eq!((url.authority.as_str(), url.path.as_str()), ("[::1]:8080", "/?x=1"));
         assert_eq!(Url::parse("http://localhost:1").unwrap().path, "/");
-        for (wrong, told) in [("https://a/", "TLS"), ("a:80", "http://host"), ("http://", "http://host")] {
-            assert!(Url::parse(wrong).unwrap_err().to_string().contains(told), "{wrong}");
+        let secure = Url::parse("https://a.example/b").unwrap();
+        assert_eq!(secure.tls_name().unwrap().unwrap().to_str(), "a.example");
+        assert_eq!(Url::parse("https://[::1]:8").unwrap().tls_name().unwrap().unwrap().to_str(), "::1");
+        assert_eq!(url.tls_name().unwrap(), None);
+        for wrong in ["a:80", "http://", "ftp://a/"] {
+            assert!(Url::parse(wrong).unwrap_err().to_string().contains("http://host"), "{wrong}");
         }
     }
 
     #[test]
     fn placeholders_are_filled_and_other_braces_stay() {
         let mut request = Vec::new();
-        let speech = Dialect::Fanfare.speech("http://h:1/");
-        speech.publish.request(Values { topic: "a", data: "{seq}", sequence: 3 }, &mut request).unwrap();
+        let templates = Dialect::Fanfare.templates("http://h:1/");
+        templates
+            .publish
+            .request(
+                None,
+                Values { topic: "a", data: "{seq}", sequence: 3, ..Values::default() },
+                &mut request,
+            )
+            .unwrap();
         let text = String::from_utf8(request).unwrap();
         assert!(text.starts_with("POST /events HTTP/1.1\r\nHost: h:1\r\n"), "{text}");
         assert!(text.ends_with("Content-Length: 28\r\n\r\n{\"topic\":\"a\",\"data\":\"{seq}\"}"), "{text}");
@@ -247,14 +385,14 @@ mod tests {
 
     #[test]
     fn centrifugo_is_asked_for_the_topic_in_json_in_the_query() {
-        let speech = Dialect::Centrifugo.speech("http://h:1");
-        let values = Values { topic: "load-7", data: "x", sequence: 0 };
+        let templates = Dialect::Centrifugo.templates("http://h:1");
+        let values = Values { topic: "load-7", data: "x", ..Values::default() };
         let mut request = Vec::new();
-        speech.subscribe.head(values, &mut request).unwrap();
+        templates.subscribe.request(None, values, &mut request).unwrap();
         let text = String::from_utf8(std::mem::take(&mut request)).unwrap();
         let asked = "/connection/uni_sse?cf_connect=%7B%22subs%22%3A%7B%22load-7%22%3A%7B%7D%7D%7D ";
         assert!(text.contains(asked), "{text}");
-        speech.publish.request(values, &mut request).unwrap();
+        templates.publish.request(None, values, &mut request).unwrap();
         let text = String::from_utf8(request).unwrap();
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
@@ -264,11 +402,11 @@ mod tests {
     #[test]
     fn every_dialect_makes_requests_that_pass_the_check() {
         for dialect in Dialect::value_variants() {
-            let speech = dialect.speech("http://127.0.0.1:9");
-            speech.subscribe.check().unwrap();
-            speech.publish.check().unwrap();
+            let templates = dialect.templates("http://127.0.0.1:9");
+            templates.subscribe.check().unwrap();
+            templates.publish.check().unwrap();
         }
-        let mut wrong = Dialect::Plain.speech("http://127.0.0.1:9").publish;
+        let mut wrong = Dialect::Plain.templates("http://127.0.0.1:9").publish;
         wrong.headers.push("no header".to_owned());
         assert!(wrong.check().unwrap_err().to_string().contains("Name: value"));
     }

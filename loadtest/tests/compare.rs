@@ -54,7 +54,12 @@ fn a_comparison_keeps_every_row_and_its_page_needs_nothing_from_elsewhere() {
     assert_eq!(told, expected);
     for row in rows {
         assert_eq!(row["rounds"].as_array().unwrap().len(), 2);
-        assert!(row["median"]["server_user_bytes_per_connection"].is_number());
+        let memory = &row["figures"]["server_user_bytes_per_connection"];
+        let rounds =
+            [0, 1].map(|round| row["rounds"][round]["server_user_bytes_per_connection"].as_f64().unwrap());
+        assert_eq!(memory["lowest"].as_f64(), Some(rounds[0].min(rounds[1])));
+        assert_eq!(memory["highest"].as_f64(), Some(rounds[0].max(rounds[1])));
+        assert_eq!(memory["rounds"], 2);
         assert!(row["settings"].as_str().unwrap().len() > 10);
         assert!(row["version_of_program"].as_str().unwrap().starts_with("fanfare-load "));
         assert!(!row["objections"].as_array().unwrap().is_empty());
@@ -209,8 +214,11 @@ fn every_scenario_can_be_compared_in() {
         );
         let verdict = fake::judge(&arguments);
         assert_eq!(verdict.code, 0, "{scenario}: {}", verdict.complaint);
-        assert_eq!(verdict.json["rows"][0]["median"]["scenario"], scenario);
-        assert!(verdict.json["rows"][0]["median"]["published"].as_u64().unwrap() > 0, "{scenario}");
+        assert_eq!(verdict.json["rows"][0]["rounds"][0]["scenario"], scenario);
+        assert!(
+            verdict.json["rows"][0]["figures"]["published"]["median"].as_f64().unwrap() > 0.0,
+            "{scenario}"
+        );
     }
 }
 

@@ -40,6 +40,51 @@ fn a_publishers_connection_that_was_closed_meanwhile_is_opened_again() {
     assert_eq!(verdict.count("deliveries"), 5 * 6);
 }
 
+/// The thread that conducts the run, and looks at it every millisecond, ran on any core: on the server's, too.
+#[test]
+fn the_conductor_keeps_to_the_clients_cores() {
+    let fake = honest();
+    let allowed = |process: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        Some(line.trim().to_owned())
+    };
+    let all = allowed(std::process::id()).unwrap();
+    let first = all.split(['-', ',']).next().unwrap();
+    let mut child = fake::command()
+        .args("fanout -n 5 -r 20 -d 1s -q --server plain --client-cores".split(' '))
+        .args([first, "--url", &format!("http://{}", fake.address)])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut seen = false;
+    while child.try_wait().unwrap().is_none() {
+        seen |= allowed(child.id()).is_some_and(|cores| cores == first);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(seen && child.wait().unwrap().success());
+}
+
+/// A report named neither the program nor the day, and it held the publisher's token.
+#[test]
+fn a_report_says_what_ran_where_and_when_and_holds_no_secret() {
+    let verdict = honest().judge(
+        "fanout -n 5 -r 20 -d 200ms --publish-header Authorization:Bearer-hush --subscribe-header=Cookie:hush",
+    );
+    assert_eq!(verdict.code, 0, "{}", verdict.complaint);
+    let provenance = &verdict.json["provenance"];
+    let command = provenance["command"].as_str().unwrap();
+    let told =
+        "fanout -n 5 -r 20 -d 200ms --publish-header 'Authorization: ***' '--subscribe-header=Cookie: ***'";
+    assert!(command.contains(told), "{command}");
+    assert!(!verdict.json.to_string().contains("hush"), "{}", verdict.json);
+    assert!(provenance["commit"].as_str().unwrap().len() >= 7);
+    assert!(provenance["started"].as_str().unwrap() <= provenance["ended"].as_str().unwrap());
+    assert!(provenance["settings"]["net.core.somaxconn"].is_string());
+    let file = std::fs::read_to_string("/proc/loadavg").unwrap();
+    assert!(provenance["before"]["load_average"].as_array().unwrap().len() == 3, "{file}");
+}
+
 #[test]
 fn a_storm_with_resume_loses_nothing() {
     let verdict = honest().judge("storm -n 50 -r 50 -d 900ms");
@@ -53,6 +98,7 @@ fn a_storm_without_resume_misses_and_says_how_much() {
     let verdict = honest().judge("storm --no-resume -n 50 -r 50 -d 900ms");
     assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
     assert_eq!(verdict.count("deliveries") + verdict.count("missed_while_away"), 50 * 46);
+    assert!(verdict.count("missed_while_away") >= 50 * 5 && verdict.count("published_while_away") == 5);
 }
 
 #[test]
@@ -61,7 +107,7 @@ fn the_other_scenarios_run() {
         ("idle -n 20 -d 300ms --events 3", Some(20 * 4)),
         ("saturate -n 5 -d 300ms --window 10", None),
         ("churn -n 20 -r 50 -d 500ms --per-second 40", None),
-        ("topics -n 7 -r 100 -d 200ms --publishers 2", Some(20)),
+        ("topics -n 7 -r 100 -d 200ms --publishers 2", Some(7 + 20)),
         ("mixed -n 20 --small 5 -r 20 --small-rate 50 -d 400ms", Some(15 * 9 + 5 * 21)),
         ("slow -n 20 --share 0.25 -r 50 -d 400ms", Some(20 * 21)),
     ] {

@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<ExitCode, String> {
 fn write_sources(source: &Path) -> Result<(), String> {
     let files = documents::tracked_files()?;
     let mut queue: VecDeque<PathBuf> =
-        files.iter().filter(|file| file.starts_with("docs")).cloned().collect();
+        files.iter().filter(|file| file.starts_with("docs") && !is_template(file)).cloned().collect();
     let mut seen: BTreeSet<PathBuf> = queue.iter().cloned().collect();
     // Documents from elsewhere have a place in the table of contents, too: mdBook makes no page of others.
     let mut further = String::new();
@@ -84,6 +84,11 @@ fn write_sources(source: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", summary.display());
     let text = fs::read_to_string(&summary).map_err(failed)?;
     fs::write(&summary, format!("{text}\n# In the repository\n\n{further}")).map_err(failed)
+}
+
+/// What a document is made of is no page.
+fn is_template(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "in")
 }
 
 /// Where a file of the repository, or the list of a folder, is on the site.

@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask --help` lists them.
 
 mod bench;
+mod benchmarks;
 mod bom;
 mod book;
 mod capacity;
@@ -47,6 +48,8 @@ enum Xtask {
     Cluster(cluster::Options),
     /// Run the benchmarks
     Bench(bench::Options),
+    /// Make the document of benchmarks of its template and the raw files, or check it
+    Benchmarks(benchmarks::Options),
     /// Do real faults to a running server, and check every delivery
     Torture(torture::Options),
     /// Fuzz one target, or all of them for a short time
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Xtask::Loom(options) => loom::run(&options),
         Xtask::Cluster(options) => cluster::run(&options),
         Xtask::Bench(options) => bench::run(&options),
+        Xtask::Benchmarks(options) => benchmarks::run(&options),
         Xtask::Torture(options) => torture::run(&options),
         Xtask::Fuzz(options) => fuzz::run(&options),
         Xtask::Sanitize(options) => sanitize::run(&options),

@@ -1,20 +1,28 @@
 //! The crowd: many subscribers on a few threads, each thread with a descriptor table and a loop of its own.
 
-mod book;
+mod ids;
+mod observations;
+mod series;
 mod subscriber;
 mod worker;
+mod zipf;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-pub(crate) use book::{Report, ThreadReport, Timings, record, timings};
+pub(crate) use ids::IdFigures;
+pub(crate) use observations::{Observations, ThreadObservations, Timings, record, timings};
+pub(crate) use series::{Second, Series};
 pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
+
+pub(crate) use zipf::Zipf;
 
 use crate::failure::{Failure, Outcome};
 use crate::sources::Sources;
+use crate::subscription::Subscriptions;
 use crate::sys::Waker;
+use crate::tls::Tls;
 
 /// Subscribers that share a purpose: latency and faults are counted per group.
 #[derive(Clone, Debug)]
@@ -23,18 +31,39 @@ pub(crate) struct Group {
     /// The topics are numbered through all groups; these are the group's, in turn.
     pub(crate) first_topic: u32,
     pub(crate) topics: u32,
+    /// Topics of each stream.
+    pub(crate) per_stream: u32,
+    /// How much rarer the topics get, by Zipf's law; `None`: they are taken in turn.
+    pub(crate) popularity: Option<Arc<Zipf>>,
 }
 
-/// Appends a subscriber's request, without the blank line at the end, for a topic's number.
-pub(crate) type Request = Box<dyn Fn(u32, &mut Vec<u8>) + Send + Sync>;
+impl Group {
+    /// The topics of a subscriber, by its number in the group, in order and each once.
+    pub(crate) fn topics_of(&self, number: usize) -> Vec<u32> {
+        let chosen = match &self.popularity {
+            Some(zipf) => zipf.choose(number as u64, self.per_stream),
+            None => {
+                let first = number as u64 * u64::from(self.per_stream);
+                let mut turn: Vec<u32> = (first..first + u64::from(self.per_stream))
+                    .map(|turn| (turn % u64::from(self.topics)) as u32)
+                    .collect();
+                turn.sort_unstable();
+                turn
+            }
+        };
+        chosen.into_iter().map(|topic| self.first_topic + topic).collect()
+    }
+}
 
 /// Reads how many deliveries there were so far.
 pub(crate) type Delivered = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// What the crowd is to do; fixed before it starts.
 pub(crate) struct Plan {
-    pub(crate) target: SocketAddr,
-    pub(crate) request: Request,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) tls: Tls,
+    /// Streams may be compressed.
+    pub(crate) accepts_gzip: bool,
     pub(crate) groups: Vec<Group>,
     pub(crate) threads: usize,
     pub(crate) cores: Vec<usize>,
@@ -56,6 +85,20 @@ pub(crate) struct Plan {
     pub(crate) run: u32,
     /// Sequence numbers at which a new latency histogram begins; what is below the first is not measured.
     pub(crate) phases: Vec<u64>,
+    /// When the run began.
+    pub(crate) start: u64,
+    /// Events that are not this run's are judged, too.
+    pub(crate) listens: bool,
+    /// A stream that ends is opened again.
+    pub(crate) comes_back: bool,
+    /// A stream that cannot be opened is counted by its kind, and does not end the run.
+    pub(crate) counts_errors: bool,
+    /// The longest line and the longest data of an event, in bytes.
+    pub(crate) line_bytes: usize,
+    /// The silence of a stream that is too long.
+    pub(crate) silence_ns: u64,
+    /// The group that stalls on purpose, and its receive buffers: small, so that its backlog is the server's.
+    pub(crate) stalls: Option<(u8, usize)>,
 }
 
 impl Plan {
@@ -63,12 +106,12 @@ impl Plan {
         self.groups.iter().map(|group| group.subscribers).sum()
     }
 
-    /// Group and topic of a subscriber's number.
-    fn place(&self, number: usize) -> (u8, u32) {
+    /// Group and topics of a subscriber's number.
+    fn place(&self, number: usize) -> (u8, Vec<u32>) {
         let mut left = number;
         for (index, group) in self.groups.iter().enumerate() {
             if left < group.subscribers {
-                return (index as u8, group.first_topic + (left % group.topics as usize) as u32);
+                return (index as u8, group.topics_of(left));
             }
             left -= group.subscribers;
         }
@@ -99,23 +142,31 @@ pub(crate) enum Command {
     Window,
     /// Stop reading from all of a group, or read again.
     Stall { group: u8, stalled: bool },
-    /// Close every stream and open it again at once.
-    DropAll,
+    /// Close every stream, and open none.
+    CutAll,
+    /// Open every stream again at once.
+    Return,
     /// So many subscribers a second leave, and as many join; 0 ends it. Over all threads.
     Churn { per_second: f64 },
     /// Tell how many deliveries are owed to those who are there.
     Owed,
-    /// Report: so many events were published to each topic.
+    /// Observations: so many events were published to each topic.
     Finish { published: Arc<Vec<u64>> },
 }
 
 /// What a worker and the conductor share while the run lasts.
-struct Line {
+struct Control {
     commands: Mutex<Vec<Command>>,
     waker: Waker,
     open: AtomicU64,
     opened: AtomicU64,
+    /// Subscribers whose first stream could not be opened, and those whose stream ended for good.
+    failed: AtomicU64,
+    over: AtomicU64,
     delivered: AtomicU64,
+    damaged: AtomicU64,
+    /// Bytes that wait in the receive buffers of the streams that stall, when that was asked last.
+    waiting: AtomicU64,
     /// The answer to [`Command::Owed`]; [`NO_ANSWER`] before it.
     owed: AtomicU64,
     thread: AtomicI32,
@@ -154,8 +205,8 @@ impl Common {
 /// The running workers.
 pub(crate) struct Crowd {
     common: Arc<Common>,
-    lines: Vec<Arc<Line>>,
-    handles: Vec<JoinHandle<Option<Report>>>,
+    controls: Vec<Arc<Control>>,
+    handles: Vec<JoinHandle<Option<Observations>>>,
 }
 
 impl Crowd {
@@ -168,71 +219,96 @@ impl Crowd {
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         });
-        let mut lines = Vec::new();
+        let mut controls = Vec::new();
         for _ in 0..plan.threads {
-            lines.push(Arc::new(Line {
+            controls.push(Arc::new(Control {
                 commands: Mutex::default(),
                 waker: Waker::new().map_err(failed)?,
                 open: AtomicU64::new(0),
                 opened: AtomicU64::new(0),
+                failed: AtomicU64::new(0),
+                over: AtomicU64::new(0),
+                waiting: AtomicU64::new(0),
                 delivered: AtomicU64::new(0),
+                damaged: AtomicU64::new(0),
                 owed: AtomicU64::new(NO_ANSWER),
                 thread: AtomicI32::new(0),
             }));
         }
         let mut handles = Vec::new();
-        for (index, line) in lines.iter().enumerate() {
-            let (plan, common, line) = (plan.clone(), common.clone(), line.clone());
+        for (index, control) in controls.iter().enumerate() {
+            let (plan, common, control) = (plan.clone(), common.clone(), control.clone());
             let spawned = std::thread::Builder::new()
                 .name(format!("crowd-{index}"))
-                .spawn(move || worker::run(index, &plan, &common, &line))
+                .spawn(move || worker::run(index, &plan, &common, &control))
                 .map_err(failed)?;
             handles.push(spawned);
         }
-        Ok(Crowd { common, lines, handles })
+        Ok(Crowd { common, controls, handles })
     }
 
-    fn sum(&self, value: impl Fn(&Line) -> &AtomicU64) -> u64 {
-        self.lines.iter().map(|line| value(line).load(Ordering::Relaxed)).sum()
+    fn sum(&self, value: impl Fn(&Control) -> &AtomicU64) -> u64 {
+        self.controls.iter().map(|control| value(control).load(Ordering::Relaxed)).sum()
     }
 
     /// Streams that are open now.
     pub(crate) fn open(&self) -> u64 {
-        self.sum(|line| &line.open)
+        self.sum(|control| &control.open)
+    }
+
+    /// Subscribers whose first stream could not be opened.
+    pub(crate) fn failed(&self) -> u64 {
+        self.sum(|control| &control.failed)
+    }
+
+    /// Subscribers whose stream ended and is not opened again.
+    pub(crate) fn over(&self) -> u64 {
+        self.sum(|control| &control.over)
+    }
+
+    /// Bytes in the receive buffers of the streams that stalled, at the time when they read again.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.sum(|control| &control.waiting)
+    }
+
+    /// Events so far that were cut short or changed.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.sum(|control| &control.damaged)
     }
 
     /// Deliveries of this run's events so far, repeated ones not counted.
     pub(crate) fn delivered(&self) -> u64 {
-        self.sum(|line| &line.delivered)
+        self.sum(|control| &control.delivered)
     }
 
     /// The same for another thread.
     pub(crate) fn delivered_reader(&self) -> Delivered {
-        let lines = self.lines.clone();
-        Arc::new(move || lines.iter().map(|line| line.delivered.load(Ordering::Relaxed)).sum())
+        let controls = self.controls.clone();
+        Arc::new(move || controls.iter().map(|control| control.delivered.load(Ordering::Relaxed)).sum())
     }
 
     /// Asks every worker how many deliveries are owed to those who are there.
     pub(crate) fn ask_owed(&self) {
-        self.lines.iter().for_each(|line| line.owed.store(NO_ANSWER, Ordering::Release));
+        self.controls.iter().for_each(|control| control.owed.store(NO_ANSWER, Ordering::Release));
         self.tell(|| Command::Owed);
     }
 
     /// The answer, when everybody has given it.
     pub(crate) fn owed(&self) -> Option<u64> {
-        let answer =
-            |line: &Arc<Line>| Some(line.owed.load(Ordering::Acquire)).filter(|&owed| owed != NO_ANSWER);
-        self.lines.iter().map(answer).sum()
+        let answer = |control: &Arc<Control>| {
+            Some(control.owed.load(Ordering::Acquire)).filter(|&owed| owed != NO_ANSWER)
+        };
+        self.controls.iter().map(answer).sum()
     }
 
     /// Streams that were opened so far, reopened ones again.
     pub(crate) fn opened(&self) -> u64 {
-        self.sum(|line| &line.opened)
+        self.sum(|control| &control.opened)
     }
 
     /// The kernel's numbers of the threads.
     pub(crate) fn threads(&self) -> Vec<i32> {
-        self.lines.iter().map(|line| line.thread.load(Ordering::Relaxed)).collect()
+        self.controls.iter().map(|control| control.thread.load(Ordering::Relaxed)).collect()
     }
 
     pub(crate) fn stage(&self, stage: Stage) {
@@ -249,18 +325,18 @@ impl Crowd {
 
     /// Tells every worker.
     pub(crate) fn tell(&self, command: impl Fn() -> Command) {
-        for line in &self.lines {
-            lock(&line.commands).push(command());
-            line.waker.wake();
+        for control in &self.controls {
+            lock(&control.commands).push(command());
+            control.waker.wake();
         }
     }
 
     /// Ends the run and collects what each worker saw.
-    pub(crate) fn finish(self, published: Vec<u64>) -> Outcome<Report> {
+    pub(crate) fn finish(self, published: Vec<u64>) -> Outcome<Observations> {
         self.stage(Stage::Over);
         let published = Arc::new(published);
         self.tell(|| Command::Finish { published: published.clone() });
-        let mut whole: Option<Report> = None;
+        let mut whole: Option<Observations> = None;
         for handle in self.handles {
             match handle.join() {
                 Ok(Some(report)) => match &mut whole {

@@ -2,8 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
+use flate2::write::GzDecoder;
+use rustls::ClientConnection;
+
 use crate::http::Framing;
-use crate::ledger::Sequence;
+use crate::sequence::Sequence;
 use crate::sse::{Stream, Unfinished};
 
 /// User memory of one subscriber while its stream is idle.
@@ -45,9 +48,18 @@ pub(crate) struct Subscriber {
     /// until its stream has been open for a while; 4 bytes, because 8 would make every subscriber 8 larger.
     pub(super) owed_from: u32,
     pub(super) stalled: bool,
+    /// A heartbeat came on one of its streams.
+    pub(super) had_heartbeat: bool,
+    /// One of its streams was silent for too long.
+    pub(super) was_silent: bool,
+    /// When something came last, and when the last event of somebody else came: in the recorder's short form;
+    /// 0: never.
+    pub(super) heard: u32,
+    pub(super) event_at: u32,
     pub(super) framing: Framing,
     pub(super) stream: Stream,
     pub(super) sequence: Sequence,
+    pub(super) rare: Option<Box<Rare>>,
     pub(super) unfinished: Option<Box<Unfinished>>,
     /// Response head so far; only while a read ended inside it.
     #[expect(clippy::box_collection, reason = "8 bytes in each of very many subscribers instead of 24")]
@@ -56,9 +68,22 @@ pub(crate) struct Subscriber {
     pub(super) started: u64,
 }
 
+/// What most subscribers do not have.
+#[derive(Default)]
+pub(super) struct Rare {
+    /// The other topics of its stream, in order.
+    pub(super) topics: Vec<(u32, Sequence)>,
+    pub(super) tls: Option<Box<ClientConnection>>,
+    /// Of a stream that is compressed.
+    pub(super) gzip: Option<GzDecoder<Vec<u8>>>,
+}
+
 impl Subscriber {
-    pub(super) fn new(group: u8, topic: u32) -> Subscriber {
+    pub(super) fn new(group: u8, topics: &[u32]) -> Subscriber {
+        let (&topic, others) = topics.split_first().unwrap_or((&0, &[]));
+        let topics = || others.iter().map(|&topic| (topic, Sequence::default())).collect();
         Subscriber {
+            rare: (!others.is_empty()).then(|| Box::new(Rare { topics: topics(), ..Rare::default() })),
             socket: None,
             generation: 0,
             topic,
@@ -69,6 +94,10 @@ impl Subscriber {
             skips: false,
             owed_from: NOTHING_OWED,
             stalled: false,
+            had_heartbeat: false,
+            was_silent: false,
+            heard: 0,
+            event_at: 0,
             framing: Framing::Close,
             stream: Stream::default(),
             sequence: Sequence::default(),
@@ -78,13 +107,23 @@ impl Subscriber {
         }
     }
 
-    /// How many of the first `published` events of its topic it was owed and did not get.
-    pub(super) fn lost(&self, published: u64) -> u64 {
-        match self.joins || self.skips {
-            false => self.sequence.lost(published),
-            // It still waits for its first event, so there are holes only from before it left.
-            true => self.sequence.lost(0) + published.saturating_sub(u64::from(self.owed_from)),
-        }
+    /// How many of the events that were published to its topics it was owed and did not get.
+    pub(super) fn lost(&self, published: impl Fn(u32) -> u64) -> u64 {
+        let others = self.rare.iter().flat_map(|rare| rare.topics.iter());
+        let others: u64 = others.map(|(topic, sequence)| sequence.lost(published(*topic))).sum();
+        let published = published(self.topic);
+        others
+            + match self.joins || self.skips {
+                false => self.sequence.lost(published),
+                // It still waits for its first event, so there are holes only from before it left.
+                true => self.sequence.lost(0) + published.saturating_sub(u64::from(self.owed_from)),
+            }
+    }
+
+    /// Its topics.
+    pub(super) fn topics(&self) -> Vec<u32> {
+        let others = self.rare.iter().flat_map(|rare| rare.topics.iter().map(|(topic, _)| *topic));
+        std::iter::once(self.topic).chain(others).collect()
     }
 
     /// Whether the stream could end here without anything being cut off.

@@ -4,7 +4,7 @@ mod opening;
 mod stream;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
@@ -15,9 +15,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use super::book::{Book, Report, ThreadReport, coarse_timings, record};
+use super::observations::{Observations, Recorder, ThreadObservations, coarse_timings, record};
 use super::subscriber::{NOTHING_OWED, State, Subscriber};
-use super::{Command, Common, Line, Plan, lock};
+use super::{Command, Common, Control, Plan, lock};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::Failure;
 use crate::sse::Unfinished;
@@ -32,13 +32,11 @@ const READ_BYTES: usize = 64 * 1024;
 /// answer a little before it has entered the stream wherever it looks when it publishes. Twice what the first
 /// streams are given.
 const OWED_AFTER: u64 = SECOND;
-/// There is one note of how far the crowd has come in so long.
-const TIDE_INTERVAL: u64 = 10 * MILLISECOND;
 
 /// Runs until told to finish; without a report when it could not start.
-pub(super) fn run(index: usize, plan: &Plan, common: &Common, line: &Line) -> Option<Report> {
-    line.thread.store(sys::thread_id(), Ordering::Relaxed);
-    match Worker::new(index, plan, common, line) {
+pub(super) fn run(index: usize, plan: &Plan, common: &Common, control: &Control) -> Option<Observations> {
+    control.thread.store(sys::thread_id(), Ordering::Relaxed);
+    match Worker::new(index, plan, common, control) {
         Ok(mut worker) => Some(worker.run()),
         Err(error) => {
             common.fail(Failure::new(format!("a client thread cannot start: {error}")));
@@ -47,11 +45,18 @@ pub(super) fn run(index: usize, plan: &Plan, common: &Common, line: &Line) -> Op
     }
 }
 
+/// A subscriber that is about to leave.
+struct Leaver {
+    /// How many of the topic's events it has to have.
+    owed: u64,
+    generation: u32,
+}
+
 struct Worker<'a> {
     index: usize,
     plan: &'a Plan,
     common: &'a Common,
-    line: &'a Line,
+    control: &'a Control,
     poll: Poll,
     /// Made once, all of them; the keys are 0, 1, 2 and so on.
     subscribers: Slab<Subscriber>,
@@ -66,20 +71,22 @@ struct Worker<'a> {
     /// Streams that opened while events were published, with the time from which they are owed what follows,
     /// and the generation.
     joining: VecDeque<(u64, u32, u32)>,
-    /// When somebody here first had how many of the topic's events, the newer of the two last. Only for who
-    /// leaves in a churn, which has one topic.
-    tide: VecDeque<(u64, u64)>,
-    /// So many of them somebody here had long enough ago that everybody must have them.
-    ebb: u64,
+    /// Subscribers that are about to leave, and until when, with the generation.
+    leaving: HashMap<u32, Leaver>,
+    leaving_until: VecDeque<(u64, u32, u32)>,
+    /// All streams are cut, and none is opened.
+    away: bool,
     opening: usize,
     /// When the next connect is due.
     next_connect: u64,
     churn: f64,
     next_churn: u64,
     churned: usize,
-    book: Book,
+    recorder: Recorder,
     scratch: Unfinished,
     buffer: Vec<u8>,
+    /// What was read, without its TLS.
+    plain: Vec<u8>,
     request: Vec<u8>,
     /// Processor time used when the window began.
     window_cpu: u64,
@@ -87,27 +94,27 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(index: usize, plan: &'a Plan, common: &'a Common, line: &'a Line) -> io::Result<Worker<'a>> {
+    fn new(index: usize, plan: &'a Plan, common: &'a Common, control: &'a Control) -> io::Result<Worker<'a>> {
         sys::private_descriptor_table()?;
         if !plan.cores.is_empty() {
             sys::pin(0, &[plan.cores[index % plan.cores.len()]])?;
         }
         // After the table parted: the number of the loop means something only here.
         let poll = Poll::new()?;
-        poll.registry().register(&mut SourceFd(&line.waker.number()), WAKER, Interest::READABLE)?;
+        poll.registry().register(&mut SourceFd(&control.waker.number()), WAKER, Interest::READABLE)?;
         let mine = (index..plan.subscribers()).step_by(plan.threads);
         // Exactly: growing doubles.
         let mut subscribers = Slab::with_capacity(mine.len());
         for number in mine {
-            let (group, topic) = plan.place(number);
-            subscribers.insert(Subscriber::new(group, topic));
+            let (group, topics) = plan.place(number);
+            subscribers.insert(Subscriber::new(group, &topics));
         }
         let now = clock::now();
         Ok(Worker {
             index,
             plan,
             common,
-            line,
+            control,
             poll,
             fresh: 0..subscribers.len() as u32,
             queue: VecDeque::new(),
@@ -115,23 +122,25 @@ impl<'a> Worker<'a> {
             retries: BinaryHeap::new(),
             deadlines: VecDeque::new(),
             joining: VecDeque::new(),
-            tide: VecDeque::new(),
-            ebb: 0,
+            leaving: HashMap::new(),
+            leaving_until: VecDeque::new(),
+            away: false,
             opening: 0,
             next_connect: now,
             churn: 0.0,
             next_churn: u64::MAX,
             churned: 0,
-            book: Book::new(plan),
+            recorder: Recorder::new(plan),
             scratch: Unfinished::default(),
             buffer: vec![0; READ_BYTES],
+            plain: Vec::new(),
             request: Vec::new(),
             window_cpu: sys::thread_cpu_ns(),
             loop_delay: coarse_timings(),
         })
     }
 
-    fn run(&mut self) -> Report {
+    fn run(&mut self) -> Observations {
         let mut events = Events::with_capacity(BATCH);
         loop {
             match self.poll.poll(&mut events, self.patience()) {
@@ -144,7 +153,7 @@ impl<'a> Worker<'a> {
             let mut told = false;
             for event in &events {
                 if event.token() == WAKER {
-                    self.line.waker.clear();
+                    self.control.waker.clear();
                     told = true;
                 } else if let Err(failure) = self.notified(event) {
                     self.common.fail(failure);
@@ -157,14 +166,16 @@ impl<'a> Worker<'a> {
             if !events.is_empty() {
                 record(&mut self.loop_delay, clock::now() - woken);
             }
-            self.line.delivered.store(self.book.report.deliveries, Ordering::Relaxed);
+            self.control.delivered.store(self.recorder.observations.deliveries, Ordering::Relaxed);
+            let damaged = self.recorder.observations.faults.iter().map(|faults| faults.damaged).sum();
+            self.control.damaged.store(damaged, Ordering::Relaxed);
         }
     }
 
     /// How long there is nothing to do but wait.
     fn patience(&self) -> Option<Duration> {
         let mut due = u64::MAX;
-        if !(self.queue.is_empty() && self.fresh.is_empty()) && self.opening < self.burst() {
+        if !(self.queue.is_empty() && self.fresh.is_empty()) && self.opening < self.burst() && !self.away {
             due = self.next_connect;
         }
         if let Some(&Reverse((when, _))) = self.retries.peek() {
@@ -173,8 +184,10 @@ impl<'a> Worker<'a> {
         if let Some(&(when, ..)) = self.deadlines.front() {
             due = due.min(when);
         }
-        if let Some(&(when, ..)) = self.joining.front() {
-            due = due.min(when);
+        for queue in [&self.joining, &self.leaving_until] {
+            if let Some(&(when, ..)) = queue.front() {
+                due = due.min(when);
+            }
         }
         due = due.min(self.next_churn);
         (due < u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(clock::now())))
@@ -186,7 +199,9 @@ impl<'a> Worker<'a> {
 
     /// Does what the conductor wants; the counts of published events when that is to finish.
     fn obey(&mut self) -> Option<std::sync::Arc<Vec<u64>>> {
-        let commands = std::mem::take(&mut *lock(&self.line.commands));
+        let commands = std::mem::take(&mut *lock(&self.control.commands));
+        let plan = self.plan;
+        let published = |topic: u32| plan.published[topic as usize].load(Ordering::Relaxed);
         for command in commands {
             match command {
                 Command::Window => {
@@ -194,23 +209,15 @@ impl<'a> Worker<'a> {
                     self.loop_delay.reset();
                 }
                 Command::Stall { group, stalled } => self.stall(group, stalled),
-                Command::DropAll => {
-                    for index in 0..self.subscribers.len() {
-                        if self.subscribers[index].state == State::Open {
-                            self.leave(index, false);
-                        }
-                    }
-                }
+                Command::CutAll => self.cut_all(),
+                Command::Return => self.away = false,
                 Command::Churn { per_second } => {
                     self.churn = per_second / self.plan.threads as f64;
                     self.next_churn = if self.churn > 0.0 { clock::now() } else { u64::MAX };
                 }
                 Command::Owed => {
-                    let owed = self.subscribers.iter().map(|(_, subscriber)| {
-                        subscriber
-                            .lost(self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed))
-                    });
-                    self.line.owed.store(owed.sum(), Ordering::Release);
+                    let owed = self.subscribers.iter().map(|(_, subscriber)| subscriber.lost(published));
+                    self.control.owed.store(owed.sum(), Ordering::Release);
                 }
                 Command::Finish { published } => return Some(published),
             }
@@ -219,12 +226,14 @@ impl<'a> Worker<'a> {
     }
 
     fn stall(&mut self, group: u8, stalled: bool) {
+        let mut waiting = 0;
         for (index, subscriber) in &mut self.subscribers {
             let (Some(socket), true) = (&subscriber.socket, subscriber.group == group) else { continue };
             subscriber.stalled = stalled;
             if stalled {
                 continue;
             }
+            waiting += sys::unread(socket.as_raw_fd()).unwrap_or(0);
             // What came meanwhile was notified and left alone; now it is notified again.
             let (fd, token) = (socket.as_raw_fd(), token(index, subscriber));
             if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&fd), token, Interest::READABLE)
@@ -232,57 +241,68 @@ impl<'a> Worker<'a> {
                 self.common.fail(Failure::new(format!("epoll_ctl: {error}")));
             }
         }
+        self.control.waiting.store(waiting, Ordering::Relaxed);
     }
 
-    /// A subscriber leaves on our account and comes again at once: the same one, or a newcomer.
-    fn leave(&mut self, index: usize, newcomer: bool) {
+    /// A subscriber is about to leave for good, and another one will come in its place. It stays until it has
+    /// got what was published so far, or has waited for long enough.
+    fn begin_to_leave(&mut self, index: usize) {
+        let subscriber = &self.subscribers[index];
+        let owed = self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed);
+        if subscriber.lost(|_| owed) == 0 {
+            return self.leave(index, owed);
+        }
+        let until = clock::now() + self.plan.patience_ns;
+        self.leaving.insert(index as u32, Leaver { owed, generation: subscriber.generation });
+        self.leaving_until.push_back((until, index as u32, subscriber.generation));
+    }
+
+    /// A subscriber that is about to leave has got something, or its time is up.
+    pub(super) fn leave_if_done(&mut self, index: usize, time_is_up: bool) {
+        let Some(&Leaver { owed, generation }) = self.leaving.get(&(index as u32)) else { return };
+        let subscriber = &self.subscribers[index];
+        if subscriber.generation == generation && (time_is_up || subscriber.lost(|_| owed) == 0) {
+            self.leaving.remove(&(index as u32));
+            self.leave(index, owed);
+        }
+    }
+
+    /// It leaves, is judged for what it was owed, and a newcomer takes its place.
+    fn leave(&mut self, index: usize, owed: u64) {
         self.close(index);
-        if newcomer {
-            let expected = self.ebb(self.subscribers[index].started);
-            self.book.settle(&mut self.subscribers[index], expected);
-        }
         let subscriber = &mut self.subscribers[index];
+        self.recorder.settle(subscriber, |_| owed);
         subscriber.owed_from = NOTHING_OWED;
-        if newcomer {
-            subscriber.stream = Default::default();
-            subscriber.sequence = Default::default();
-            subscriber.joins = true;
-        } else {
-            subscriber.skips = !self.plan.resume && !subscriber.joins;
-        }
+        subscriber.stream = Default::default();
+        subscriber.sequence = Default::default();
+        subscriber.joins = true;
         self.queue.push_back(index as u32);
     }
 
-    /// Notes how far the crowd has come.
-    fn tide(&mut self, now: u64) {
-        let reached = self.book.reached;
-        match self.tide.back_mut() {
-            Some((_, last)) if *last == reached => {}
-            Some(last) if last.0 / TIDE_INTERVAL == now / TIDE_INTERVAL => *last = (now, reached),
-            _ => self.tide.push_back((now, reached)),
+    /// Every stream is cut, and comes back when that is wanted.
+    fn cut_all(&mut self) {
+        self.away = true;
+        for index in 0..self.subscribers.len() {
+            if self.subscribers[index].state != State::Away {
+                self.close(index);
+                let subscriber = &mut self.subscribers[index];
+                subscriber.owed_from = NOTHING_OWED;
+                subscriber.skips = !self.plan.resume && !subscriber.joins;
+                self.queue.push_back(index as u32);
+            }
         }
-    }
-
-    /// What somebody here had so long ago is what a subscriber that leaves now must have had too, if its
-    /// stream was `started` by then: one that the server ended and that was opened again may have it on its
-    /// way. How far the publisher is says less: of a server that is late for everybody it would be said that
-    /// it lost what is still to come.
-    fn ebb(&mut self, started: u64) -> u64 {
-        let patience = self.plan.patience_ns.max(OWED_AFTER);
-        let now = clock::now();
-        while let Some(&(when, reached)) = self.tide.front()
-            && when + patience <= now
-        {
-            self.ebb = reached;
-            self.tide.pop_front();
-        }
-        if started + patience <= now { self.ebb } else { 0 }
     }
 
     fn close(&mut self, index: usize) {
+        self.leaving.remove(&(index as u32));
         let subscriber = &mut self.subscribers[index];
+        if subscriber.state == State::Open {
+            self.recorder.heard(subscriber, clock::now());
+        }
+        subscriber.heard = 0;
+        subscriber.event_at = 0;
         match subscriber.state {
-            State::Open => _ = self.line.open.fetch_sub(1, Ordering::Relaxed),
+            State::Open => _ = self.control.open.fetch_sub(1, Ordering::Relaxed),
             State::Connecting | State::Head => self.opening -= 1,
             State::Away => {}
         }
@@ -292,6 +312,9 @@ impl<'a> Worker<'a> {
         subscriber.unfinished = None;
         subscriber.head = None;
         subscriber.stalled = false;
+        if let Some(rare) = &mut subscriber.rare {
+            (rare.tls, rare.gzip) = (None, None);
+        }
     }
 
     /// Everything that has its time instead of a notification.
@@ -310,8 +333,7 @@ impl<'a> Worker<'a> {
                 break;
             }
             self.deadlines.pop_front();
-            if waits {
-                let failure = self.stalled_opening(index as usize);
+            if waits && let Err(failure) = self.late_opening(index as usize) {
                 self.common.fail(failure);
             }
         }
@@ -325,21 +347,29 @@ impl<'a> Worker<'a> {
                 subscriber.owed_from = u32::try_from(published).unwrap_or(NOTHING_OWED);
             }
         }
-        if self.churn > 0.0 {
-            self.tide(now);
+        while let Some(&(when, index, generation)) = self.leaving_until.front() {
+            let waits = self.leaving.get(&index).is_some_and(|leaver| leaver.generation == generation);
+            if waits && when > now {
+                break;
+            }
+            self.leaving_until.pop_front();
+            if waits {
+                self.leave_if_done(index as usize, true);
+            }
         }
         let mut churned = 0;
         while self.churn > 0.0 && self.next_churn <= now && churned < self.subscribers.len() {
             let index = self.churned % self.subscribers.len();
-            if self.subscribers[index].state == State::Open {
-                self.leave(index, true);
+            if self.subscribers[index].state == State::Open && !self.leaving.contains_key(&(index as u32)) {
+                self.begin_to_leave(index);
             }
             self.churned += 1;
             churned += 1;
             self.next_churn += (SECOND as f64 / self.churn) as u64;
         }
         let step = (SECOND as f64 * self.plan.threads as f64 / self.plan.connect_rate) as u64;
-        while self.opening < self.burst()
+        while !self.away
+            && self.opening < self.burst()
             && self.next_connect <= now
             && !self.common.failed.load(Ordering::Relaxed)
             && let Some(index) = self.queue.pop_front().or_else(|| self.fresh.next())
@@ -353,18 +383,19 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn finish(&mut self, published: &[u64]) -> Report {
-        let cpu_ns = sys::thread_cpu_ns() - self.window_cpu;
+    fn finish(&mut self, published: &[u64]) -> Observations {
+        let (cpu_ns, now) = (sys::thread_cpu_ns() - self.window_cpu, clock::now());
         for (_, subscriber) in &mut self.subscribers {
-            let published = published.get(subscriber.topic as usize).copied().unwrap_or(0);
-            self.book.settle(subscriber, published);
+            let published = |topic: u32| published.get(topic as usize).copied().unwrap_or(0);
+            self.recorder.settle(subscriber, published);
+            self.recorder.at_end(subscriber, now);
         }
-        let mut report = std::mem::replace(&mut self.book, Book::new(self.plan)).report;
-        report.threads.push(ThreadReport {
+        let mut observations = std::mem::replace(&mut self.recorder, Recorder::new(self.plan)).observations;
+        observations.threads.push(ThreadObservations {
             cpu_ns,
             loop_delay: std::mem::replace(&mut self.loop_delay, coarse_timings()),
         });
-        report
+        observations
     }
 }
 

@@ -174,7 +174,7 @@ impl Contender {
 impl Running {
     /// Points a run at it.
     pub(crate) fn aim(&self, load: &mut Load) {
-        load.url.clone_from(&self.url);
+        load.url = Some(self.url.clone());
         load.publish_url.clone_from(&self.publish_url);
         load.publish_headers.clone_from(&self.publish_headers);
         load.connect_burst = load.connect_burst.min(self.connect_burst.unwrap_or(usize::MAX));

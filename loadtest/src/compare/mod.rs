@@ -1,6 +1,7 @@
 //! The comparison: one scenario over several servers, each fresh for each run, in turn, several rounds.
 
 mod contender;
+mod medians;
 
 use std::path::PathBuf;
 
@@ -9,10 +10,13 @@ use serde::Serialize;
 
 use self::contender::Contender;
 pub(crate) use self::contender::{Wanted, all_contenders, place};
+pub(crate) use self::medians::{Figure, RULE};
+use self::medians::{Figures, curve, figures};
 use crate::baseline::InFull;
 use crate::failure::{Failure, Outcome};
+use crate::provenance::Provenance;
 use crate::report::{self, Report};
-use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm};
+use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, Topics};
 use crate::sys;
 
 /// Events that the publisher may be ahead of the average subscriber in `saturate`: less than the shortest
@@ -50,10 +54,10 @@ impl Contest {
             Contest::Idle => Kind::Idle(Idle::default()),
             Contest::Saturate => Kind::Saturate(Saturate { window: WINDOW }),
             // Most contenders have nothing to resume from.
-            Contest::Storm => Kind::Storm(Storm { no_resume: true }),
+            Contest::Storm => Kind::Storm(Storm { no_resume: true, ..Storm::default() }),
             Contest::Slow => Kind::Slow(Slow::default()),
             Contest::Churn => Kind::Churn(Churn::default()),
-            Contest::Topics => Kind::Topics,
+            Contest::Topics => Kind::Topics(Topics::default()),
             Contest::Mixed => Kind::Mixed(Mixed::default()),
         }
     }
@@ -86,8 +90,9 @@ pub(crate) struct Compare {
     /// Sending threads of `bare`, each with a descriptor table of its own where there are several
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     bare_threads: Option<u16>,
-    /// Times that each server runs at each number of connections
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    /// Times that each server runs at each number of connections. Each figure is the median of its rounds by
+    /// itself; fewer than five say little
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
     /// Numbers of connections, one after the other; overrides --subscribers
     #[arg(long, value_delimiter = ',')]
@@ -116,25 +121,64 @@ pub(crate) struct Row {
     /// What somebody who knows it well would object to.
     pub(crate) objections: Vec<String>,
     pub(crate) connections: u64,
-    /// The run in the middle, by CPU per delivery where it is known, else by the last subscriber.
-    pub(crate) median: Report,
-    /// From the lowest to the highest of the valid rounds.
-    pub(crate) server_cpu_us_per_delivery_range: Option<(f64, f64)>,
+    /// By the rule of the comparison. A row without a valid round has none.
+    pub(crate) figures: Figures,
+    pub(crate) latency_curve: Vec<(f64, f64, f64, f64)>,
     pub(crate) rounds: Vec<Report>,
 }
 
 impl Row {
-    /// Over all rounds: the run in the middle is a valid one where most are, so it hides those that are not.
+    /// Over all rounds: the figures hide those that are not valid.
     pub(crate) fn faults(&self) -> u64 {
         self.rounds.iter().map(|round| round.faults().sum()).sum()
     }
 
-    /// Nothing where every round is valid, else how many are not.
-    pub(crate) fn verdict(&self) -> String {
-        match self.rounds.iter().filter(|round| !round.valid).count() {
-            0 => String::new(),
-            invalid => format!("NOT VALID: {invalid} of {} rounds", self.rounds.len()),
+    pub(crate) fn figure(&self, name: &str) -> Option<Figure> {
+        self.figures.get(name).copied()
+    }
+
+    /// What is to be known of the valid rounds. Notes that differ in their numbers alone are told once.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let kind = |note: &str| note.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+        let mut told: Vec<(String, &str, Vec<String>)> = Vec::new();
+        for (number, round) in self.rounds.iter().enumerate().filter(|(_, round)| round.valid) {
+            for note in &round.notes {
+                let number = (number + 1).to_string();
+                match told.iter_mut().find(|(of, ..)| *of == kind(note)) {
+                    Some((.., rounds)) => rounds.push(number),
+                    None => told.push((kind(note), note, vec![number])),
+                }
+            }
         }
+        let line = |(_, note, rounds): (String, &str, Vec<String>)| match &rounds[..] {
+            _ if self.rounds.len() == 1 => note.to_owned(),
+            [round] => format!("{note} (round {round})"),
+            [first, other] => format!("{note} (round {first}; alike in round {other})"),
+            [first, others @ ..] => {
+                format!("{note} (round {first}; alike in rounds {})", others.join(", "))
+            }
+            [] => note.to_owned(),
+        };
+        told.into_iter().map(line).collect()
+    }
+
+    /// Whether the client was the bottleneck of a valid round.
+    pub(crate) fn is_client_bound(&self) -> bool {
+        self.rounds.iter().any(|round| round.valid && round.lower_bound)
+    }
+
+    /// How many rounds are not valid, fell behind, or had a client at its limit; nothing where there is none.
+    pub(crate) fn verdict(&self) -> String {
+        let count = |is: fn(&Report) -> bool| self.rounds.iter().filter(|round| is(round)).count();
+        let kinds = [
+            ("NOT VALID", count(|round| !round.valid && !round.fell_behind)),
+            ("fell behind", count(|round| round.fell_behind)),
+            ("client-bound", count(|round| round.valid && round.lower_bound)),
+        ];
+        let told = kinds.into_iter().filter(|(_, rounds)| *rounds > 0);
+        let told: Vec<String> =
+            told.map(|(what, rounds)| format!("{what}: {rounds} of {} rounds", self.rounds.len())).collect();
+        told.join(", ")
     }
 
     /// What was wrong, by rounds.
@@ -153,9 +197,12 @@ pub(crate) struct Comparison {
     pub(crate) arrangement: String,
     pub(crate) scenario: Contest,
     pub(crate) rounds: u64,
+    /// How the figures of a row are chosen.
+    pub(crate) rule: &'static str,
     pub(crate) partial: bool,
     /// Who could not take part, and why.
     pub(crate) absent: Vec<String>,
+    pub(crate) provenance: Provenance,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -177,29 +224,41 @@ impl Comparison {
         lines
     }
 
-    /// CPU per delivery of each row in units of the bare loop's: the runs in the middle, and round by round.
-    /// A run that is not valid is beside nothing.
+    /// CPU per delivery of each row in units of the bare loop's.
     pub(crate) fn beside_bare(&self) -> Vec<String> {
-        let ratio = |one: &Report, bare: &Report| {
-            let both = one.valid && bare.valid;
-            both.then_some(one.server_cpu_us_per_delivery? / bare.server_cpu_us_per_delivery?)
-        };
         let line = |row: &Row| {
-            let bare = self.rows.iter().find(|bare| {
-                bare.name == "bare" && row.name != "bare" && bare.connections == row.connections
-            })?;
-            let rounds = row.rounds.iter().zip(&bare.rounds);
-            let rounds: Vec<String> =
-                rounds.filter_map(|(one, bare)| Some(format!("{:.3}", ratio(one, bare)?))).collect();
-            Some(format!(
-                "{} at {}: {:.3} times the CPU per delivery of bare; by rounds {}",
-                row.name,
-                row.connections,
-                ratio(&row.median, &bare.median)?,
-                rounds.join(", ")
-            ))
+            let Figure { median, lowest, highest, rounds } = row.figure(BESIDE_BARE)?;
+            let range = match rounds {
+                1 => "in one round".to_owned(),
+                rounds => format!("the median of {rounds} rounds, {lowest:.3} to {highest:.3}"),
+            };
+            let (name, connections) = (&row.name, row.connections);
+            Some(format!("{name} at {connections}: {median:.3} times the CPU per delivery of bare ({range})"))
         };
         self.rows.iter().filter_map(line).collect()
+    }
+}
+
+/// The name of a figure that no single report has: CPU per delivery in units of the bare loop's in the same round.
+const BESIDE_BARE: &str = "server_cpu_beside_bare";
+
+/// Puts rows beside the bare loop's, round by round. A round that is not valid is beside nothing.
+fn compare_with_bare(rows: &mut [Row]) {
+    let cpu = |round: &Report| round.server_cpu_us_per_delivery.filter(|_| round.valid);
+    let bare: Vec<(u64, Vec<Option<f64>>)> = rows
+        .iter()
+        .filter(|row| row.name == "bare")
+        .map(|row| (row.connections, row.rounds.iter().map(cpu).collect()))
+        .collect();
+    for row in rows.iter_mut().filter(|row| row.name != "bare") {
+        let Some((_, bare)) = bare.iter().find(|(connections, _)| *connections == row.connections) else {
+            continue;
+        };
+        let both = row.rounds.iter().zip(bare);
+        let ratios = both.filter_map(|(one, bare)| Some(report::round(cpu(one)? / (*bare)?))).collect();
+        if let Some(figure) = Figure::of(ratios) {
+            row.figures.insert(BESIDE_BARE.to_owned(), figure);
+        }
     }
 }
 
@@ -214,6 +273,7 @@ impl Compare {
             let load = Load { subscribers, server_pid: Some(0), ..self.load.clone() };
             scenario::check(&self.scenario.kind(), &load)?;
         }
+        let provenance = Provenance::begin();
         let (contenders, absent) = self.contenders()?;
         for missing in &absent {
             eprintln!("fanfare-load: {missing}");
@@ -227,14 +287,14 @@ impl Compare {
                     let report = self.one(&contenders[index], connections, round)?;
                     let interrupted = report.partial;
                     runs.push((index, connections, report));
-                    self.keep(&self.comparison(&contenders, &absent, &runs, true))?;
+                    self.keep(&self.comparison(&contenders, &absent, &provenance, &runs, true))?;
                     if interrupted || sys::interrupted() {
                         break 'all;
                     }
                 }
             }
         }
-        let comparison = self.comparison(&contenders, &absent, &runs, sys::interrupted());
+        let comparison = self.comparison(&contenders, &absent, &provenance, &runs, sys::interrupted());
         self.write(&comparison)?;
         Ok(comparison)
     }
@@ -244,6 +304,7 @@ impl Compare {
         &self,
         contenders: &[Contender],
         absent: &[String],
+        provenance: &Provenance,
         runs: &[(usize, u64, Report)],
         partial: bool,
     ) -> Comparison {
@@ -259,6 +320,7 @@ impl Compare {
                 rows.extend(row(contender, connections, rounds));
             }
         }
+        compare_with_bare(&mut rows);
         Comparison {
             tool: env!("CARGO_PKG_NAME"),
             version: env!("CARGO_PKG_VERSION"),
@@ -266,8 +328,10 @@ impl Compare {
             arrangement,
             scenario: self.scenario,
             rounds: self.rounds,
+            rule: RULE,
             partial,
             absent: absent.to_vec(),
+            provenance: provenance.until_now(),
             rows,
         }
     }
@@ -384,24 +448,18 @@ fn failed(contender: &Contender, connections: u64, failure: &Failure) -> Report 
     }
 }
 
-fn row(contender: &Contender, connections: u64, rounds: Vec<Report>) -> Option<Row> {
-    let key =
-        |report: &Report| report.server_cpu_us_per_delivery.or(report.last_subscriber_ms).unwrap_or(f64::MAX);
-    let mut sorted: Vec<&Report> = rounds.iter().collect();
-    // Runs that are not valid come last, so that one of them stands in the middle only if most are such.
-    sorted.sort_by(|a, b| b.valid.cmp(&a.valid).then(key(a).total_cmp(&key(b))));
-    let median = (*sorted.get(sorted.len().checked_sub(1)? / 2)?).clone();
-    let mut rounds = rounds;
-    // The curve of the run in the middle is enough; the others would make the file ten times as long.
-    rounds.iter_mut().for_each(|report| report.latency_curve.clear());
-    let valid = rounds.iter().filter(|report| report.valid);
-    let range = valid.filter_map(|report| report.server_cpu_us_per_delivery).fold(
-        None,
-        |range: Option<(f64, f64)>, value| match range {
-            None => Some((value, value)),
-            Some((low, high)) => Some((low.min(value), high.max(value))),
-        },
-    );
+fn row(contender: &Contender, connections: u64, mut rounds: Vec<Report>) -> Option<Row> {
+    if rounds.is_empty() {
+        return None;
+    }
+    let (figures, latency_curve) = (figures(&rounds), curve(&rounds));
+    for (number, report) in rounds.iter_mut().enumerate() {
+        // Each would make the file several times as long.
+        report.latency_curve.clear();
+        if number > 0 {
+            report.settings = serde_json::Value::Null;
+        }
+    }
     Some(Row {
         name: contender.name.clone(),
         version_of_program: contender.version.clone(),
@@ -410,8 +468,8 @@ fn row(contender: &Contender, connections: u64, rounds: Vec<Report>) -> Option<R
         cannot: contender.settings.cannot.clone(),
         objections: contender.settings.objections.clone(),
         connections,
-        median,
-        server_cpu_us_per_delivery_range: range,
+        figures,
+        latency_curve,
         rounds,
     })
 }
@@ -437,6 +495,8 @@ mod tests {
             let (_, contender) = all.iter().find(|(of, _)| of == name).unwrap();
             row(contender.as_ref().unwrap(), 10, rounds).unwrap()
         };
+        let mut rows: Vec<Row> = rows.map(row).into();
+        compare_with_bare(&mut rows);
         Comparison {
             tool: "",
             version: "",
@@ -444,15 +504,16 @@ mod tests {
             arrangement: String::new(),
             scenario: Contest::Fanout,
             rounds: 3,
+            rule: RULE,
             partial: false,
             absent: Vec::new(),
-            rows: rows.map(row).into(),
+            provenance: Provenance::begin(),
+            rows,
         }
     }
 
-    /// A row showed the faults and the verdict of the run in the middle, which is a valid one if most are: a
-    /// server that lost events in one of three rounds had none and no mark, and its range and its ratio held
-    /// the round that was not valid.
+    /// A row showed the faults and the verdict of one run, a valid one if most are: a server that lost events in
+    /// one of three rounds had none and no mark, and its range and its ratio held the round that was not valid.
     #[test]
     fn a_round_that_is_not_valid_marks_its_row_and_is_no_measurement() {
         let comparison = comparison([
@@ -460,11 +521,13 @@ mod tests {
             ("axum-sse", vec![round(3.0, 0), round(1.0, 1_234), round(4.0, 0)]),
         ]);
         let row = &comparison.rows[1];
-        assert!(row.median.valid && !comparison.valid());
-        assert_eq!((row.faults(), row.server_cpu_us_per_delivery_range), (1_234, Some((3.0, 4.0))));
+        let cpu = Figure { median: 3.5, lowest: 3.0, highest: 4.0, rounds: 2 };
+        assert_eq!((row.faults(), row.figure("server_cpu_us_per_delivery")), (1_234, Some(cpu)));
+        assert!(!comparison.valid());
         let beside = comparison.beside_bare();
         assert_eq!(beside.len(), 1);
-        assert!(beside[0].ends_with("by rounds 1.500, 2.000"), "{}", beside[0]);
+        let told = "1.750 times the CPU per delivery of bare (the median of 2 rounds, 1.500 to 2.000)";
+        assert!(beside[0].ends_with(told), "{}", beside[0]);
 
         let table = report::comparison(&comparison);
         let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap();
@@ -479,16 +542,50 @@ mod tests {
         assert_eq!(page.matches("NOT VALID").count(), 1);
     }
 
-    /// Where the run in the middle is not valid there is nothing to put beside the bare loop's.
     #[test]
-    fn a_row_that_is_mostly_not_valid_has_no_ratio() {
+    fn a_round_that_is_not_valid_is_beside_nothing() {
         let comparison = comparison([
             ("bare", vec![round(2.0, 0), round(2.0, 5), round(2.0, 7)]),
-            ("axum-sse", vec![round(3.0, 0), round(3.0, 0), round(3.0, 0)]),
+            ("axum-sse", vec![round(3.0, 0), round(4.0, 0), round(5.0, 9)]),
         ]);
-        assert!(comparison.beside_bare().is_empty());
-        assert_eq!(comparison.rows[0].server_cpu_us_per_delivery_range, Some((2.0, 2.0)));
-        assert_eq!((comparison.rows[0].faults(), comparison.rows[1].verdict()), (12, String::new()));
+        let [bare, axum] = &comparison.rows[..] else { panic!("two rows") };
+        let one = |value| Some(Figure { median: value, lowest: value, highest: value, rounds: 1 });
+        assert_eq!(
+            (bare.figure("server_cpu_us_per_delivery"), axum.figure(BESIDE_BARE)),
+            (one(2.0), one(1.5))
+        );
+        assert_eq!((bare.faults(), bare.figure(BESIDE_BARE)), (12, None));
         assert!(report::comparison(&comparison).contains("NOT VALID: 2 of 3 rounds"));
+        assert!(
+            comparison.beside_bare()[0].contains("1.500")
+                && comparison.beside_bare()[0].contains("in one round")
+        );
+    }
+
+    /// Every figure of the table was that of one run, and only the CPU had a range.
+    #[test]
+    fn tables_show_medians_with_their_ranges_and_state_the_rule() {
+        let comparison = comparison([
+            ("bare", vec![round(2.0, 0), round(5.0, 0), round(3.0, 0)]),
+            ("axum-sse", vec![round(3.0, 7), round(4.0, 8), round(5.0, 9)]),
+        ]);
+        let table = report::comparison(&comparison);
+        assert!(table.contains("3.00 ") && table.contains("2.00-5.00"), "{table}");
+        assert!(table.contains(&format!("3 rounds: {RULE}")), "{table}");
+        let page = report::page(&comparison);
+        assert!(page.contains("<td>3.00<br><small>2.00-5.00</small></td>"), "{page}");
+        assert!(page.contains(&format!("3 rounds: {RULE}")), "{page}");
+        // The whisker of the bar, and a row that has no figure.
+        assert!(page.contains("3.00 (2.00-5.00)</text>") && page.contains("no valid round</text>"), "{page}");
+    }
+
+    #[test]
+    fn notes_that_differ_in_numbers_are_told_once() {
+        let noted = |note: &str| Report { notes: vec![note.to_owned()], ..round(1.0, 0) };
+        let rounds = vec![noted("busy 97 %"), noted("busy 98 %"), noted("late"), noted("busy 9 %")];
+        let row = Row { rounds, ..Row::default() };
+        assert_eq!(row.notes(), ["busy 97 % (round 1; alike in rounds 2, 4)", "late (round 3)"]);
+        let row = Row { rounds: vec![noted("busy 97 %")], ..Row::default() };
+        assert_eq!(row.notes(), ["busy 97 %"]);
     }
 }

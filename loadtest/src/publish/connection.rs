@@ -9,30 +9,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustls::StreamOwned;
+use rustls::pki_types::ServerName;
+
 use super::publisher::Tally;
 use crate::client::record;
 use crate::clock;
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
 use crate::sys;
+use crate::target::Template;
+use crate::tls::{Blocking, Tls};
 
-/// How long an answer to a publish may take. The bare loop answers when it has sent to everybody, which with
-/// a million streams on a busy machine takes longer than 20 s.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at whether the run is over while a server takes or gives nothing.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Whether a connection on which nothing is under way is still good. Servers close one that was idle for
 /// long, and some say why before.
-fn is_kept(stream: &TcpStream) -> bool {
+fn is_kept(stream: &Blocking) -> bool {
+    // Under TLS there may be a ticket to come back with, which is no sign of an end.
+    let Blocking::Plain(stream) = stream else { return true };
     let read = sys::receive(stream.as_raw_fd(), &mut [0]);
     read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Tries until something was done, a time is up, or the run is over: Ctrl-C is not to wait for a server that
 /// stalls.
-fn patiently(stop: &AtomicBool, mut attempt: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    let patience = clock::now() + clock::nanoseconds(PATIENCE);
+fn patiently(
+    stop: &AtomicBool,
+    patience: Duration,
+    mut attempt: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
+    let patience = clock::now() + clock::nanoseconds(patience);
     loop {
         match attempt() {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -50,17 +58,30 @@ fn patiently(stop: &AtomicBool, mut attempt: impl FnMut() -> io::Result<usize>) 
 
 pub(crate) struct Connection {
     address: SocketAddr,
-    stream: Option<TcpStream>,
+    /// With TLS: with what, and the name that the server's certificate has to have.
+    tls: Option<(Tls, ServerName<'static>)>,
+    stream: Option<Blocking>,
     received: Vec<u8>,
     /// When each request that has no answer yet was sent.
     under_way: VecDeque<u64>,
     /// Set where nobody wants the answer any more.
     stop: Arc<AtomicBool>,
+    /// How long an answer may take.
+    patience: Duration,
 }
 
 impl Connection {
-    pub(crate) fn new(address: SocketAddr, stop: Arc<AtomicBool>) -> Connection {
-        Connection { address, stream: None, received: Vec::new(), under_way: VecDeque::new(), stop }
+    /// For what a template asks; `tls` is for those that ask with TLS.
+    pub(crate) fn new(
+        template: &Template,
+        tls: &Tls,
+        patience: Duration,
+        stop: Arc<AtomicBool>,
+    ) -> Outcome<Connection> {
+        let (received, under_way) = (Vec::new(), VecDeque::new());
+        let tls = template.tls_name()?.map(|name| (tls.clone(), name));
+        let address = template.address()?;
+        Ok(Connection { address, tls, stream: None, received, under_way, stop, patience })
     }
 
     /// Requests that have no answer yet.
@@ -75,17 +96,17 @@ impl Connection {
         }
         for attempt in 0.. {
             let fresh = self.stream.is_none();
-            let stop = self.stop.clone();
-            let mut stream: &TcpStream = self.connected()?;
+            let (stop, patience) = (self.stop.clone(), self.patience);
+            let stream = self.connected()?;
             let mut left = request;
             let result = loop {
-                match patiently(&stop, || stream.write(left)) {
+                match patiently(&stop, patience, || stream.write(left)) {
                     Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
                     Ok(written) => left = &left[written..],
                     Err(error) => break Err(error),
                 }
                 if left.is_empty() {
-                    break Ok(());
+                    break patiently(&stop, patience, || stream.flush().map(|()| 0)).map(drop);
                 }
             };
             match result {
@@ -99,7 +120,7 @@ impl Connection {
         Ok(())
     }
 
-    fn connected(&mut self) -> Outcome<&mut TcpStream> {
+    fn connected(&mut self) -> Outcome<&mut Blocking> {
         if self.stream.is_none() {
             let failed =
                 |error| Failure::new(format!("the publisher cannot connect to {}: {error}", self.address));
@@ -108,7 +129,12 @@ impl Connection {
             stream.set_read_timeout(Some(LOOK)).map_err(failed)?;
             stream.set_write_timeout(Some(LOOK)).map_err(failed)?;
             self.received.clear();
-            self.stream = Some(stream);
+            self.stream = Some(match &self.tls {
+                None => Blocking::Plain(stream),
+                Some((tls, name)) => {
+                    Blocking::Secure(Box::new(StreamOwned::new(tls.connection(name)?, stream)))
+                }
+            });
         }
         self.stream.as_mut().ok_or_else(|| Failure::new("the publisher has no connection"))
     }
@@ -165,16 +191,17 @@ impl Connection {
             .ok_or_else(|| Failure::new("the server closed the publisher's connection"))?;
         let start = self.received.len();
         self.received.resize(start + 16 * 1024, 0);
-        let read = patiently(&self.stop, || stream.read(&mut self.received[start..]));
+        let read = patiently(&self.stop, self.patience, || stream.read(&mut self.received[start..]));
         self.received.truncate(start + read.as_ref().copied().unwrap_or(0));
         match read {
             Ok(length) => Ok(length),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 Err(Failure::new("interrupted while a publish had no answer"))
             }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Err(Failure::new(format!("a publish had no answer for {} s", PATIENCE.as_secs())))
-            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::new(format!(
+                "a publish had no answer for {} s: raise --patience if the server needs longer",
+                self.patience.as_secs_f64()
+            ))),
             Err(error) => Err(Failure::new(format!("the publisher's connection broke: {error}"))),
         }
     }

@@ -3,23 +3,29 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::Connection;
 use crate::client::{Delivered, Timings, record, timings};
 use crate::clock::{self, SECOND};
-use crate::failure::{Failure, Outcome};
-use crate::stamp::Stamp;
+use crate::failure::{Failure, Outcome, excerpt};
+use crate::stamp::{Payload, Stamp};
 use crate::sys;
 use crate::target::{Template, Values};
+use crate::tls::Tls;
 
 /// Topics that are published to in turn, and how their names are made.
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) template: Template,
+    pub(crate) tls: Tls,
     /// Numbers and names of the topics.
     pub(crate) topics: Vec<(u32, String)>,
     pub(crate) run: u32,
     pub(crate) size: usize,
+    pub(crate) payload: Payload,
+    /// How long an answer may take.
+    pub(crate) patience: Duration,
     /// Requests under way at a time.
     pub(crate) pipeline: usize,
     pub(crate) cores: Vec<usize>,
@@ -59,12 +65,12 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Starts. `sequences` are the next numbers per topic of the run, shared with whoever settles the books.
+    /// Starts. `sequences` are the next numbers per topic of the run, shared with what counts them at the end.
     pub(crate) fn start(route: Route, pace: Pace, sequences: Arc<Vec<AtomicU64>>) -> Outcome<Publisher> {
-        let address = route.template.address()?;
         let progress = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let (seen, halt) = (progress.clone(), stop.clone());
+        let connection = Connection::new(&route.template, &route.tls, route.patience, halt.clone())?;
         let handle = std::thread::Builder::new()
             .name("publisher".to_owned())
             .spawn(move || {
@@ -74,9 +80,9 @@ impl Publisher {
                 }
                 sys::precise_timers();
                 Thread {
+                    connection,
                     route,
                     sequences,
-                    connection: Connection::new(address, halt.clone()),
                     tally: Tally::new(),
                     progress: seen,
                     stop: halt,
@@ -173,24 +179,41 @@ impl Thread {
 
     fn drain(&mut self) -> Outcome<()> {
         while self.connection.under_way() > 0 {
-            self.connection.answer(&mut self.tally)?;
+            self.answer()?;
         }
         Ok(())
     }
 
+    /// Waits for the answer to the oldest request. An error says what was asked.
+    fn answer(&mut self) -> Outcome<()> {
+        self.connection.answer(&mut self.tally).map_err(|failure| {
+            let Route { template, topics, .. } = &self.route;
+            let values = Values { topic: topics.first().map_or("", |(_, name)| name), ..Values::default() };
+            let body =
+                sys::find_bytes(&self.request, b"\r\n\r\n").map_or(&[][..], |at| &self.request[at + 4..]);
+            Failure::new(format!(
+                "{failure}; it was {} {} with the body `{}`",
+                template.method,
+                template.filled_url(values),
+                excerpt(body)
+            ))
+        })
+    }
+
     fn publish(&mut self, index: u64, intended: u64) -> Outcome<()> {
         while self.connection.under_way() >= self.route.pipeline.max(1) {
-            self.connection.answer(&mut self.tally)?;
+            self.answer()?;
         }
         let (number, name) = &self.route.topics[(index % self.route.topics.len() as u64) as usize];
         // Only this thread publishes to this topic, so the number read is the number taken.
         let counter = &self.sequences[*number as usize];
         let sequence = counter.load(Ordering::Relaxed);
         let stamp = Stamp { run: self.route.run, topic: *number, sequence, intended };
-        stamp.write(self.route.size, &mut self.data);
+        stamp.write(self.route.size, self.route.payload, &mut self.data);
         let data = std::str::from_utf8(&self.data).unwrap_or_default();
         self.request.clear();
-        self.route.template.request(Values { topic: name, data, sequence }, &mut self.request)?;
+        let values = Values { topic: name, data, sequence, ..Values::default() };
+        self.route.template.request(None, values, &mut self.request)?;
         record(&mut self.tally.lag, clock::now().saturating_sub(intended));
         // Counted first: who reads the count knows that what it does not hold was not sent before.
         counter.store(sequence + 1, Ordering::Relaxed);

@@ -2,11 +2,10 @@
 
 use std::fmt::Write;
 
-use super::Report;
-use super::columns::columns;
-use super::plot::{Bar, Line, bars, lines};
-use super::table::{figure, group, notes_of};
-use crate::compare::{Comparison, Contest, Row, place as colour};
+use super::columns::{columns, range};
+use super::plot::{Bar, Length, Line, Point, bars, lines};
+use super::table::{figure, group, notes_of, rule};
+use crate::compare::{Comparison, Contest, Figure, Row, place as colour};
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}th,td{border:1px solid #ccc;padding:.2rem .6rem;text-align:right;white-space:nowrap}\
@@ -32,11 +31,15 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
             .filter(at)
             // Publishing waits for the subscribers in `saturate`, and nothing is measured in `idle`.
             .filter(|_| !matches!(comparison.scenario, Contest::Saturate | Contest::Idle))
-            .filter(|row| !row.median.latency_curve.is_empty())
+            .filter(|row| !row.latency_curve.is_empty())
             .map(|row| {
                 let nines = |quantile: f64| -(1.0 - quantile).max(1e-6).log10() / 5.0;
-                let points =
-                    row.median.latency_curve.iter().map(|&(quantile, us)| (nines(quantile).min(1.0), us));
+                let points = row.latency_curve.iter().map(|&(quantile, value, lowest, highest)| Point {
+                    position: nines(quantile).min(1.0),
+                    value,
+                    lowest,
+                    highest,
+                });
                 Line { name: row.name.clone(), colour: colour(&row.name), points: points.collect() }
             })
             .collect();
@@ -47,47 +50,78 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
             let title = format!("Latency by percentile, {} streams", group(size));
             all.push((format!("latency-{size}"), lines(&title, "us", &ticks, &curves)));
         }
-        let mut bar_plot = |name: &str, title: &str, parts: fn(&Report) -> Option<Vec<f64>>| {
+        let mut bar_plot = |name: &str, title: &str, parts: fn(&Row) -> Option<Vec<Figure>>| {
             let bar = |row: &Row| {
-                let parts = parts(&row.median)?;
-                let text = parts.iter().map(|part| figure(Some(*part))).collect::<Vec<_>>().join(" + ");
+                let parts = parts(row)?;
+                // The range is that of the first part, which the plot is about; the others would cross it.
+                let text = |(place, part): (usize, &Figure)| match place {
+                    0 => with_range(*part),
+                    _ => figure(Some(part.median)),
+                };
+                let text = parts.iter().enumerate().map(text).collect::<Vec<_>>().join(" + ");
+                let length = |(place, part): (usize, &Figure)| match place {
+                    0 => Length { value: part.median, lowest: part.lowest, highest: part.highest },
+                    _ => Length { value: part.median, lowest: part.median, highest: part.median },
+                };
+                let parts = parts.iter().enumerate().map(length).collect();
                 Some(Bar { name: row.name.clone(), colour: colour(&row.name), parts, text })
             };
-            let found: Vec<Bar> = comparison.rows.iter().filter(at).filter_map(bar).collect();
-            if !found.is_empty() {
-                let title = format!("{title}, {} streams", group(size));
-                all.push((format!("{name}-{size}"), bars(&title, &found)));
+            let measured = |row: &Row| bar(row).is_some();
+            if !comparison.rows.iter().filter(at).any(measured) {
+                return;
             }
+            // Who was never right has no figure, but a place.
+            let nothing = |row: &Row| {
+                let (name, colour, text) = (row.name.clone(), colour(&row.name), "no valid round".to_owned());
+                row.figures.is_empty().then_some(Bar { name, colour, parts: Vec::new(), text })
+            };
+            let found: Vec<Bar> = comparison
+                .rows
+                .iter()
+                .filter(at)
+                .filter_map(|row| bar(row).or_else(|| nothing(row)))
+                .collect();
+            let title = format!("{title}, {} streams", group(size));
+            all.push((format!("{name}-{size}"), bars(&title, &found)));
         };
-        bar_plot("cpu", "Server CPU per delivery in us", |report| {
-            Some(vec![report.server_cpu_us_per_delivery?])
+        bar_plot("cpu", "Server CPU per delivery in us", |row| {
+            Some(vec![row.figure("server_cpu_us_per_delivery")?])
         });
-        bar_plot("memory", "Bytes per stream: server + kernel, both ends (pale)", |report| {
-            let mut parts = vec![report.server_user_bytes_per_connection?];
+        bar_plot("memory", "Bytes per stream: server + kernel, both ends (pale)", |row| {
+            let mut parts = vec![row.figure("server_user_bytes_per_connection")?];
             // Left out where the rest of the machine was too lively to tell.
-            if let Some(slab) = report.kernel_slab_bytes_per_pair {
-                parts.push(slab + report.kernel_stack_bytes_per_pair.unwrap_or(0.0));
+            if let Some(slab) = row.figure("kernel_slab_bytes_per_pair") {
+                let stacks = row.figure("kernel_stack_bytes_per_pair").map_or(0.0, |stacks| stacks.median);
+                parts.push(Figure { median: slab.median + stacks, ..slab });
             }
             Some(parts)
         });
         // Elsewhere it is the rate that was asked for.
         if matches!(comparison.scenario, Contest::Fanout | Contest::Saturate) {
-            bar_plot("throughput", "Deliveries a second", |report| Some(vec![report.deliveries_per_s?]));
+            bar_plot("throughput", "Deliveries a second, achieved in the measured window", |row| {
+                Some(vec![row.figure("deliveries_per_s")?])
+            });
         }
-        bar_plot("idle-cpu", "Server CPU while idle, % of a core", |report| {
-            Some(vec![report.server_idle_cpu_share? * 100.0])
+        bar_plot("idle-cpu", "Server CPU while idle, % of a core", |row| {
+            Some(vec![row.figure("server_idle_cpu_share")?.times(100.0)])
         });
-        bar_plot("all-back", "From the cut of all streams to all being back, ms", |report| {
-            Some(vec![report.storm_all_back_ms?])
+        bar_plot("all-back", "From the cut of all streams to all being back, ms", |row| {
+            Some(vec![row.figure("storm_all_back_ms")?])
         });
-        bar_plot("stalled", "Bytes grown while some stall: server + socket buffers (pale)", |report| {
-            Some(vec![report.slow_server_bytes_grown?, report.slow_kernel_tcp_bytes_grown?])
+        bar_plot("stalled", "Bytes grown while some stall: server + socket buffers (pale)", |row| {
+            Some(vec![row.figure("slow_server_bytes_grown")?, row.figure("slow_kernel_tcp_bytes_grown")?])
         });
-        bar_plot("small", "Latency of the small topic in us: p50 + up to p99 (pale)", |report| {
-            let part = report.parts.iter().find(|part| part.name == "small")?;
-            let latency = part.latency_us.as_ref()?;
-            Some(vec![latency.p50, latency.p99 - latency.p50])
-        });
+        for (name, percentile) in [("small-p50", "p50"), ("small-p99", "p99")] {
+            let title = format!("Latency of the small topic in us, {percentile}");
+            bar_plot(
+                name,
+                &title,
+                match percentile {
+                    "p50" => |row| Some(vec![row.figure("parts.small.latency_us.p50")?]),
+                    _ => |row| Some(vec![row.figure("parts.small.latency_us.p99")?]),
+                },
+            );
+        }
     }
     let most = sizes.last().copied().unwrap_or(1).max(2) as f64;
     let least = sizes.first().copied().unwrap_or(1).max(1) as f64;
@@ -95,8 +129,9 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
         |size: u64| if most > least { (size as f64 / least).ln() / (most / least).ln() } else { 0.5 };
     let mut last: Vec<Line> = Vec::new();
     for row in &comparison.rows {
-        let Some(ms) = row.median.last_subscriber_ms else { continue };
-        let point = (position(row.connections), ms);
+        let Some(ms) = row.figure("last_subscriber_ms") else { continue };
+        let Figure { median: value, lowest, highest, .. } = ms;
+        let point = Point { position: position(row.connections), value, lowest, highest };
         match last.iter_mut().find(|line| line.name == row.name) {
             Some(line) => line.points.push(point),
             None => {
@@ -114,6 +149,12 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
     all
 }
 
+/// A figure, with its range where it has one.
+fn with_range(found: Figure) -> String {
+    let median = figure(Some(found.median));
+    range(found).map_or(median.clone(), |range| format!("{median} ({range})"))
+}
+
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
@@ -121,10 +162,9 @@ fn escape(text: &str) -> String {
 /// The whole page.
 pub(crate) fn page(comparison: &Comparison) -> String {
     let mut page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Event stream servers compared: {scenario}</title><style>{STYLE}</style><h1>Event stream servers compared: {scenario}</h1><p>{}; {}; the middle one of {} rounds by CPU per delivery, in turn, each with a fresh server.{}</p>",
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Event stream servers compared: {scenario}</title><style>{STYLE}</style><h1>Event stream servers compared: {scenario}</h1><p>{}; {}; each run has a fresh server, and the contenders take turns.{}</p>",
         escape(&comparison.machine),
         escape(&comparison.arrangement),
-        comparison.rounds,
         if comparison.partial { " <strong class=\"bad\">Interrupted: partial.</strong>" } else { "" },
         scenario = comparison.scenario.name()
     );
@@ -137,7 +177,10 @@ pub(crate) fn page(comparison: &Comparison) -> String {
     for row in &comparison.rows {
         let _ = write!(page, "<tr><td>{}</td><td>{}</td>", escape(&row.name), group(row.connections));
         for column in &columns {
-            let _ = write!(page, "<td>{}</td>", column.value(row));
+            let _ = match column.value(row) {
+                (value, None) => write!(page, "<td>{value}</td>"),
+                (value, Some(range)) => write!(page, "<td>{value}<br><small>{range}</small></td>"),
+            };
         }
         let mut wrong = row.problems();
         let verdict = row.verdict();
@@ -146,7 +189,7 @@ pub(crate) fn page(comparison: &Comparison) -> String {
         }
         let _ = write!(page, "<td class=\"bad\">{}</td></tr>", escape(&wrong.join("; ")));
     }
-    page.push_str("</table>");
+    let _ = write!(page, "</table><p>{}.</p>", escape(&rule(comparison)));
     for (_, svg) in plots(comparison) {
         page.push_str(&svg);
     }

@@ -5,14 +5,17 @@ mod html;
 mod plot;
 mod table;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 pub(crate) use html::{page, plots};
 pub(crate) use table::{comparison, figure, summary};
 
 use crate::ask::Asked;
-use crate::client::Timings;
-use crate::ledger::Faults;
+use crate::client::{IdFigures, Timings};
+use crate::provenance::Provenance;
+use crate::sequence::Faults;
 
 /// Latency at the usual percentiles.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -51,6 +54,9 @@ pub(crate) fn round(value: f64) -> f64 {
     (value * scale).round() / scale
 }
 
+/// Points of a curve from one nine to the next.
+const STEPS_A_NINE: f64 = 10.0;
+
 /// `(quantile, value in us)` pairs for a plot on the usual axis, where each nine is as wide as the one
 /// before.
 pub(crate) fn curve(timings: &Timings) -> Vec<(f64, f64)> {
@@ -58,9 +64,9 @@ pub(crate) fn curve(timings: &Timings) -> Vec<(f64, f64)> {
         return Vec::new();
     }
     let nines = (timings.len() as f64).log10().clamp(1.0, 6.0);
-    let steps = 60;
-    let quantile = |step: i32| 1.0 - 10f64.powf(-nines * f64::from(step) / f64::from(steps));
-    (0..=steps)
+    // The same quantiles in each run, as far as its deliveries go.
+    let quantile = |step: i32| 1.0 - 10f64.powf(-f64::from(step) / STEPS_A_NINE);
+    (0..=(nines * STEPS_A_NINE) as i32)
         .map(|step| (quantile(step), round(timings.value_at_quantile(quantile(step)) as f64 / 1e3)))
         .collect()
 }
@@ -95,18 +101,41 @@ pub(crate) struct ClientThread {
 /// How the client fared: a slow judge makes every server slow.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Client {
+    /// The client was at its limit: latencies are upper bounds of the server's, and rates lower bounds.
     pub(crate) bottleneck: bool,
+    /// Cores that the client's threads may use.
+    pub(crate) cores: usize,
+    /// Of the busiest thread, the time that it waited for a core included.
+    pub(crate) busiest_share: f64,
+    /// Of the thread that waited longest for a core.
+    pub(crate) longest_wait_share: f64,
     pub(crate) threads: Vec<ClientThread>,
     /// What all client threads and publishers used of the cores they may use.
     pub(crate) cores_share: f64,
     /// The busiest publisher's share of a core.
     pub(crate) publisher_cpu_share: f64,
+    /// Of a core: the thread that conducts the run, looks at the server and keeps the time.
+    pub(crate) conductor_cpu_share: f64,
     pub(crate) publish_lag_us: Option<Percentiles>,
     pub(crate) publish_answer_us: Option<Percentiles>,
     /// User memory of this process per stream, histograms and all.
     pub(crate) user_bytes_per_connection: Option<f64>,
     /// Of that, what a stream itself occupies.
     pub(crate) slot_bytes_per_connection: usize,
+}
+
+/// What the machine did to a run in the measured window.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Conditions {
+    /// Share of the time of all cores, of the server's and of the client's, that the hypervisor gave to others.
+    pub(crate) stolen_share: Option<f64>,
+    pub(crate) stolen_share_of_server_cores: Option<f64>,
+    pub(crate) stolen_share_of_client_cores: Option<f64>,
+    /// Share of the time that a thread of the server was ready to run and had no core: of the one that waited
+    /// longest.
+    pub(crate) server_waited_share: Option<f64>,
+    /// How often all threads of the server together got a core.
+    pub(crate) server_switches_per_s: Option<f64>,
 }
 
 /// One run.
@@ -166,6 +195,79 @@ pub(crate) struct Report {
     pub(crate) asked: Option<Asked>,
 
     pub(crate) client: Client,
+
+    /// What the run is: `valid`, `valid, client-bound`, `fell behind`, `NOT VALID` or `partial`.
+    pub(crate) verdict: &'static str,
+    /// The client was the bottleneck: rates are at least, and latencies at most, what is said.
+    pub(crate) lower_bound: bool,
+    /// The server got later and later.
+    pub(crate) fell_behind: bool,
+    /// Events that were published before the measurement, one for each topic.
+    pub(crate) tried_out: u64,
+    pub(crate) streams_open_at_end: u64,
+    /// Streams that were asked for with `Last-Event-ID`.
+    pub(crate) streams_resumed: u64,
+    /// Deliveries that were outstanding when the last event was published.
+    pub(crate) backlog_at_last_publish: Option<u64>,
+    pub(crate) offered_deliveries_per_s: Option<f64>,
+    /// Of the mean latency, from the first to the last tenth of the seconds in which events were due.
+    pub(crate) latency_growth_ms: Option<f64>,
+    pub(crate) published_while_away: Option<u64>,
+    pub(crate) slow_backlog_bytes: Option<u64>,
+    pub(crate) slow_waiting_bytes: Option<u64>,
+    pub(crate) heartbeats: Heartbeats,
+    pub(crate) ids: IdFigures,
+    /// `event` fields by name.
+    pub(crate) event_names: BTreeMap<String, u64>,
+    /// What went wrong with streams, by kind.
+    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) listened: Option<Listened>,
+    pub(crate) seconds: Vec<SecondOfRun>,
+
+    /// Time of `ksoftirqd` per delivery: of the server's cores where it is pinned, else of all cores.
+    pub(crate) ksoftirqd_cpu_us_per_delivery: Option<f64>,
+    /// Whether that time is counted as the server's in the figures of its CPU.
+    pub(crate) ksoftirqd_is_the_servers: bool,
+    pub(crate) conditions: Conditions,
+    /// Of a run by itself; the runs of a comparison have one together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) provenance: Option<Provenance>,
+}
+
+/// Comments that came on streams that were open.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Heartbeats {
+    pub(crate) count: u64,
+    /// Streams, open at the end, that had one.
+    pub(crate) streams_with: u64,
+    /// The longest time without a byte.
+    pub(crate) longest_silence_s: f64,
+    /// Streams that were silent for longer than twice `--expect-heartbeat`, or for a minute without it.
+    pub(crate) silent_streams: u64,
+}
+
+/// What came in a run that publishes nothing.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Listened {
+    pub(crate) events: u64,
+    pub(crate) events_per_s: f64,
+    pub(crate) bytes_per_s: f64,
+    /// From the start of a connect to the first event of the stream.
+    pub(crate) first_event_ms: Option<Percentiles>,
+    /// Between two events of a stream.
+    pub(crate) gap_ms: Option<Percentiles>,
+    /// From the start of a connect to the last event of a stream that has ended.
+    pub(crate) last_event_ms: Option<Percentiles>,
+}
+
+/// A second of the run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct SecondOfRun {
+    /// Deliveries that arrived in it.
+    pub(crate) deliveries: u64,
+    /// Of the events that were due in it.
+    pub(crate) latency_mean_ms: Option<f64>,
+    pub(crate) latency_max_ms: Option<f64>,
 }
 
 impl Report {

@@ -5,6 +5,8 @@ use std::fmt::Write;
 const WIDTH: f64 = 720.0;
 const LEFT: f64 = 130.0;
 const RIGHT: f64 = 170.0;
+/// Room for the text behind the longest bar.
+const TEXT: f64 = 230.0;
 const TOP: f64 = 40.0;
 const LINES_HEIGHT: f64 = 340.0;
 /// Told apart also by those who see few colours.
@@ -19,9 +21,21 @@ const DASHED_FROM: usize = 8;
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) colour: usize,
-    /// Position on the horizontal axis from 0 to 1, and the value.
-    pub(super) points: Vec<(f64, f64)>,
+    pub(super) points: Vec<Point>,
 }
+
+/// A point of a line, with the range that the value was found in.
+#[derive(Clone, Copy)]
+pub(super) struct Point {
+    /// On the horizontal axis, from 0 to 1.
+    pub(super) position: f64,
+    pub(super) value: f64,
+    pub(super) lowest: f64,
+    pub(super) highest: f64,
+}
+
+/// Up to so many points are marked one by one, each with its range; more make a curve in a band.
+const MARKED: usize = 10;
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -43,11 +57,13 @@ fn label(value: f64) -> String {
     }
 }
 
-/// Lines with a logarithmic vertical axis. `ticks` are the horizontal axis's, from 0 to 1.
+/// Lines with a logarithmic vertical axis, and the ranges of their points. `ticks` are the horizontal axis's, from
+/// 0 to 1.
 pub(super) fn lines(title: &str, unit: &str, ticks: &[(f64, String)], lines: &[Line]) -> String {
     let mut svg = open(LINES_HEIGHT, title);
     let values =
-        || lines.iter().flat_map(|line| &line.points).map(|point| point.1).filter(|value| *value > 0.0);
+        || lines.iter().flat_map(|line| &line.points).flat_map(|point| [point.lowest, point.highest]);
+    let values = || values().filter(|value| *value > 0.0);
     let (low, high) = (values().fold(f64::MAX, f64::min), values().fold(f64::MIN_POSITIVE, f64::max));
     if low > high {
         return svg + "</svg>";
@@ -85,15 +101,16 @@ pub(super) fn lines(title: &str, unit: &str, ticks: &[(f64, String)], lines: &[L
         let points: Vec<String> = line
             .points
             .iter()
-            .map(|&(position, value)| format!("{:.1},{:.1}", x(position), y(value)))
+            .map(|point| format!("{:.1},{:.1}", x(point.position), y(point.value)))
             .collect();
+        svg.push_str(&ranges(line, colour, x, y));
         let dashes = if line.colour % COLOURS.len() < DASHED_FROM { "" } else { " stroke-dasharray=\"6 3\"" };
         let _ = write!(
             svg,
             "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes} points=\"{}\"/>",
             points.join(" ")
         );
-        for point in points.iter().filter(|_| line.points.len() <= 10) {
+        for point in points.iter().filter(|_| line.points.len() <= MARKED) {
             let (cx, cy) = point.split_once(',').unwrap_or(("0", "0"));
             let _ = write!(svg, "<circle cx=\"{cx}\" cy=\"{cy}\" r=\"3.5\" fill=\"{colour}\"/>");
         }
@@ -111,20 +128,59 @@ pub(super) fn lines(title: &str, unit: &str, ticks: &[(f64, String)], lines: &[L
     svg + "</svg>"
 }
 
+/// The ranges of a line's points: a band around a curve, else a stroke at each point.
+fn ranges(line: &Line, colour: &str, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) -> String {
+    let mut svg = String::new();
+    if line.points.iter().all(|point| point.lowest == point.highest) {
+        return svg;
+    }
+    if line.points.len() > MARKED {
+        let corner = |position, value| format!("{:.1},{:.1}", x(position), y(value));
+        let above = line.points.iter().map(|point| corner(point.position, point.highest));
+        let below = line.points.iter().rev().map(|point| corner(point.position, point.lowest));
+        let corners = above.chain(below).collect::<Vec<_>>().join(" ");
+        let _ = write!(svg, "<polygon fill=\"{colour}\" fill-opacity=\"0.15\" points=\"{corners}\"/>");
+        return svg;
+    }
+    for point in &line.points {
+        let _ = write!(
+            svg,
+            "<path d=\"M{:.1} {:.1}V{:.1}\" stroke=\"{colour}\" stroke-width=\"6\" stroke-opacity=\"0.3\"/>",
+            x(point.position),
+            y(point.lowest),
+            y(point.highest)
+        );
+    }
+    svg
+}
+
 /// A bar: its name, its colour, and the parts that it is stacked of.
 pub(super) struct Bar {
     pub(super) name: String,
     pub(super) colour: usize,
-    pub(super) parts: Vec<f64>,
+    pub(super) parts: Vec<Length>,
     pub(super) text: String,
+}
+
+/// The length of a part of a bar, with the range that it was found in.
+#[derive(Clone, Copy)]
+pub(super) struct Length {
+    pub(super) value: f64,
+    pub(super) lowest: f64,
+    pub(super) highest: f64,
 }
 
 /// Horizontal bars on a linear axis from 0; later parts are paler.
 pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
     let height = TOP + 26.0 * bars.len() as f64 + 10.0;
     let mut svg = open(height, title);
-    let sum = |bar: &Bar| bar.parts.iter().map(|part| part.max(0.0)).sum::<f64>();
-    let most = bars.iter().map(sum).fold(f64::MIN_POSITIVE, f64::max);
+    // Up to the end of the range, where that is beyond the bar.
+    let reach = |bar: &Bar| {
+        let sum: f64 = bar.parts.iter().map(|part| part.value.max(0.0)).sum();
+        bar.parts.iter().map(|part| part.highest).fold(sum, f64::max)
+    };
+    let most = bars.iter().map(reach).fold(f64::MIN_POSITIVE, f64::max);
+    let scale = (WIDTH - LEFT - TEXT) / most;
     for (index, bar) in bars.iter().enumerate() {
         let top = TOP + 26.0 * index as f64;
         let colour = COLOURS[bar.colour % COLOURS.len()];
@@ -137,16 +193,26 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
         );
         let mut left = LEFT;
         for (depth, part) in bar.parts.iter().enumerate() {
-            let width = part.max(0.0) / most * (WIDTH - LEFT - RIGHT);
+            let width = part.value.max(0.0) * scale;
             let opacity = 1.0 / (1.0 + 1.5 * depth as f64);
             let _ = write!(
                 svg,
                 "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"18\" fill=\"{colour}\" fill-opacity=\"{opacity:.2}\"/>"
             );
+            if part.lowest < part.highest {
+                let _ = write!(
+                    svg,
+                    "<path d=\"M{:.1} {:.1}H{:.1}\" stroke=\"#222\" stroke-width=\"2\"/>",
+                    left + part.lowest.max(0.0) * scale,
+                    top + 9.0,
+                    left + part.highest.max(0.0) * scale
+                );
+            }
             left += width;
         }
+        let end = LEFT + reach(bar) * scale;
         let _ =
-            write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", left + 6.0, top + 14.0, escape(&bar.text));
+            write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", end + 6.0, top + 14.0, escape(&bar.text));
     }
     svg + "</svg>"
 }
@@ -157,12 +223,20 @@ mod tests {
 
     #[test]
     fn plots_are_whole_and_names_cannot_break_out() {
-        let line = Line { name: "<b>".to_owned(), colour: 0, points: vec![(0.0, 1.0), (1.0, 2_000.0)] };
+        let point = |position, value| Point { position, value, lowest: value / 2.0, highest: value * 2.0 };
+        let points = vec![point(0.0, 2.0), point(1.0, 1_000.0)];
+        let line = Line { name: "<b>".to_owned(), colour: 0, points };
         let svg = lines("a & b", "us", &[(0.0, "50 %".to_owned())], &[line]);
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>"));
         assert!(svg.contains("&lt;b&gt;") && svg.contains("a &amp; b") && svg.contains("1000 us"));
-        let bar = Bar { name: "x".to_owned(), colour: 1, parts: vec![1.0, -5.0, 3.0], text: "4".to_owned() };
+        let parts = [1.0, -5.0, 3.0].map(|value| Length { value, lowest: value, highest: value }).into();
+        let bar = Bar { name: "x".to_owned(), colour: 1, parts, text: "4".to_owned() };
         assert!(!bars("t", &[bar]).contains("width=\"-"));
+        // Two points have their ranges, and many have a band.
+        assert_eq!((svg.matches("stroke-opacity").count(), svg.matches("<polygon").count()), (2, 0));
+        let points = (0..20).map(|index| point(f64::from(index) / 19.0, 5.0)).collect();
+        let curve = Line { name: String::new(), colour: 0, points };
+        assert_eq!(lines("t", "us", &[], &[curve]).matches("<polygon").count(), 1);
         assert!(lines("empty", "us", &[], &[]).ends_with("</svg>"));
     }
 }

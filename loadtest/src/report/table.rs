@@ -2,8 +2,8 @@
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
-use super::Report;
 use super::columns::columns;
+use super::{Listened, Report};
 use crate::ask::Asked;
 use crate::compare::{Comparison, Row};
 
@@ -39,12 +39,37 @@ pub(crate) fn summary(report: &Report) -> String {
     let mut row = |name: &str, value: String| {
         table.add_row([Cell::new(name), Cell::new(value)]);
     };
+    let opened = match report.opening.streams {
+        opened if opened == report.subscribers => String::new(),
+        opened => format!(", {} opened in all", group(opened)),
+    };
     row(
         "streams",
-        format!("{} ({} a second)", group(report.opening.streams), figure(Some(report.opening.per_second))),
+        format!(
+            "{} of {} open at the end{opened}; {} a second at the start",
+            group(report.streams_open_at_end),
+            group(report.subscribers),
+            figure(Some(report.opening.per_second))
+        ),
     );
-    row("events", group(report.published));
-    row("deliveries", format!("{}: {}", group(report.deliveries), report.faults().told()));
+    match &report.listened {
+        Some(listened) => describe_listened(&mut row, report, listened),
+        None => {
+            let before = match report.tried_out {
+                0 => String::new(),
+                tried => format!(", and {} before the measurement", group(tried)),
+            };
+            row("events", format!("{}{before}", group(report.published - report.tried_out)));
+            row("deliveries", format!("{}: {}", group(report.deliveries), report.faults().told()));
+        }
+    }
+    if let Some(missed) = report.published_while_away {
+        let resumed = group(report.streams_resumed);
+        row(
+            "while all were cut",
+            format!("{missed} events published; {resumed} streams came back with an id"),
+        );
+    }
     if let Some(latency) = &report.latency_us {
         let at = |value| figure(Some(value));
         let values = format!(
@@ -55,7 +80,8 @@ pub(crate) fn summary(report: &Report) -> String {
             at(latency.p99_9),
             at(latency.max)
         );
-        row("latency, us", values);
+        // A client at its limit adds to the server's latency, and takes from its rate.
+        row("latency, us", if report.lower_bound { format!("at most {values}") } else { values });
     }
     for part in &report.parts {
         if let Some(latency) = &part.latency_us {
@@ -83,13 +109,23 @@ pub(crate) fn summary(report: &Report) -> String {
     if let Some(asked) = &report.asked {
         row("meanwhile asked", describe(asked));
     }
+    if let Some(rate) = report.deliveries_per_s {
+        let bound = if report.lower_bound { ">= " } else { "" };
+        row("deliveries a second, achieved", format!("{bound}{}", figure(Some(rate))));
+    }
     let mut optional = |name: &str, value: Option<f64>| {
         if value.is_some() {
             row(name, figure(value));
         }
     };
-    optional("deliveries a second", report.deliveries_per_s);
+    optional("deliveries a second, offered", report.offered_deliveries_per_s);
+    optional("outstanding at the last publish", report.backlog_at_last_publish.map(|backlog| backlog as f64));
     optional("server CPU per delivery, us", report.server_cpu_us_per_delivery);
+    let ksoftirqd = match report.ksoftirqd_is_the_servers {
+        true => "  of it ksoftirqd, us",
+        false => "  ksoftirqd per delivery, not counted, us",
+    };
+    optional(ksoftirqd, report.ksoftirqd_cpu_us_per_delivery);
     optional("server CPU while idle, % of a core", report.server_idle_cpu_share.map(|share| share * 100.0));
     optional("server CPU per opened stream, us", report.server_cpu_us_per_opening);
     optional("server user bytes per stream", report.server_user_bytes_per_connection);
@@ -99,6 +135,18 @@ pub(crate) fn summary(report: &Report) -> String {
     optional("server memory grown while stalled, bytes", report.slow_server_bytes_grown);
     optional("socket buffers grown while stalled, bytes", report.slow_kernel_tcp_bytes_grown);
     optional("lost by the stalled", report.slow_lost.map(|lost| lost as f64));
+    optional("published for the stalled, bytes", report.slow_backlog_bytes.map(|bytes| bytes as f64));
+    optional("  of it in their own buffers", report.slow_waiting_bytes.map(|bytes| bytes as f64));
+    let heartbeats = &report.heartbeats;
+    row(
+        "heartbeats",
+        format!(
+            "{} at {} streams; the longest silence was {} s",
+            group(heartbeats.count),
+            group(heartbeats.streams_with),
+            figure(Some(heartbeats.longest_silence_s))
+        ),
+    );
     let busiest = report.client.threads.iter().map(|thread| thread.cpu_share).fold(0.0, f64::max);
     row("client", format!("busiest thread {:.0} % of a core", busiest * 100.0));
     let mut text = format!("{} against {} ({})", report.scenario, report.name, report.arrangement);
@@ -108,8 +156,42 @@ pub(crate) fn summary(report: &Report) -> String {
     for note in &report.notes {
         text.push_str(&format!("\nnote: {note}"));
     }
-    text.push_str(if report.valid { "\nvalid" } else { "\nNOT VALID" });
+    text.push('\n');
+    text.push_str(report.verdict);
     text
+}
+
+/// What came by itself.
+fn describe_listened(row: &mut impl FnMut(&str, String), report: &Report, listened: &Listened) {
+    let a_second = |rate| figure(Some(rate));
+    let ids = &report.ids;
+    row(
+        "events",
+        format!(
+            "{}: {} doubled, {} out of order by their ids ({} had one)",
+            group(listened.events),
+            report.doubled,
+            report.out_of_order,
+            group(ids.with)
+        ),
+    );
+    let rates = (a_second(listened.events_per_s), a_second(listened.bytes_per_s));
+    row("events a second", format!("{} ({} bytes a second)", rates.0, rates.1));
+    for (name, times) in [
+        ("first event after, ms", &listened.first_event_ms),
+        ("between two events, ms", &listened.gap_ms),
+        ("last event after, ms", &listened.last_event_ms),
+    ] {
+        if let Some(times) = times {
+            let at = |value| figure(Some(value));
+            let values = format!("p50 {}  p99 {}  max {}", at(times.p50), at(times.p99), at(times.max));
+            row(name, values);
+        }
+    }
+    if report.streams_ended > 0 {
+        let (ended, cut) = (group(report.streams_ended), group(report.streams_cut));
+        row("streams that ended", format!("{ended}, {cut} of them in the middle of something"));
+    }
 }
 
 /// What the clients saw that asked something else meanwhile.
@@ -136,7 +218,10 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
     table.set_header(titles);
     for row in &comparison.rows {
         let mut cells = vec![row.name.clone(), group(row.connections)];
-        cells.extend(columns.iter().map(|column| column.value(row)));
+        cells.extend(columns.iter().map(|column| match column.value(row) {
+            (value, None) => value,
+            (value, Some(range)) => format!("{value}\n{range}"),
+        }));
         cells.push(row.verdict());
         table.add_row(cells);
     }
@@ -145,29 +230,41 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let mut text = table.to_string();
+    let mut text = format!("{table}\n{}", rule(comparison));
     for note in comparison.rows.iter().flat_map(notes_of) {
         text.push_str(&format!("\nnote: {note}"));
     }
     text
 }
 
-/// What is to be known of the run that a row shows.
+/// How many rounds there were, and how the figures were chosen from them.
+pub(super) fn rule(comparison: &Comparison) -> String {
+    match comparison.rounds {
+        1 => "1 round: one run is no measurement of how much runs differ".to_owned(),
+        rounds => format!("{rounds} rounds: {}", comparison.rule),
+    }
+}
+
+/// What is to be known of the rounds of a row.
 pub(super) fn notes_of(row: &Row) -> impl Iterator<Item = String> {
-    row.median.notes.iter().map(|note| format!("{} at {}: {note}", row.name, group(row.connections)))
+    let told = |note| format!("{} at {}: {note}", row.name, group(row.connections));
+    row.notes().into_iter().map(told)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::compare::Contest;
+    use crate::provenance::Provenance;
 
     /// They were in the JSON and on the page: on a terminal a row that the client had spoiled looked like any
     /// other.
     #[test]
-    fn the_notes_of_the_run_in_the_middle_stand_under_the_table() {
-        let median = Report { notes: vec!["the client was the bottleneck".to_owned()], ..Report::default() };
-        let row = Row { name: "bare".to_owned(), connections: 10_000, median, ..Row::default() };
+    fn the_notes_of_a_row_stand_under_the_table() {
+        let notes = vec!["the client was the bottleneck".to_owned()];
+        let round = Report { notes, valid: true, ..Report::default() };
+        let rounds = vec![round];
+        let row = Row { name: "bare".to_owned(), connections: 10_000, rounds, ..Row::default() };
         let text = super::comparison(&Comparison {
             tool: "",
             version: "",
@@ -175,8 +272,10 @@ mod tests {
             arrangement: String::new(),
             scenario: Contest::Fanout,
             rounds: 1,
+            rule: "",
             partial: false,
             absent: Vec::new(),
+            provenance: Provenance::begin(),
             rows: vec![row],
         });
         assert!(text.ends_with("\nnote: bare at 10,000: the client was the bottleneck"), "{text}");

@@ -1,14 +1,14 @@
 //! The course of a run: open the streams, publish, wait, look at the server, settle.
 
-mod acts;
+mod kinds;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::judge::{self, Evidence};
-use super::look::Look;
+use super::figures::{self, Evidence};
 use super::run::progress;
+use super::snapshot::Snapshot;
 use super::{Kind, Load};
 use crate::ask::Askers;
 use crate::client::{Command, Crowd, Group, Stage};
@@ -18,7 +18,8 @@ use crate::publish::{Pace, Publisher, Route};
 use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sys;
-use crate::target::Speech;
+use crate::target::RequestTemplates;
+use crate::tls::Tls;
 
 /// Lets memory and timers come to rest before a look at them.
 const SETTLE: u64 = 500 * MILLISECOND;
@@ -31,14 +32,19 @@ const AFTERMATH: u64 = 200 * MILLISECOND;
 pub(super) struct Conductor<'a> {
     pub(super) kind: &'a Kind,
     pub(super) load: &'a Load,
-    pub(super) speech: Speech,
+    pub(super) templates: RequestTemplates,
+    pub(super) tls: Tls,
     pub(super) server: Option<Server>,
     pub(super) groups: Vec<Group>,
     pub(super) names: Arc<Vec<String>>,
     pub(super) run_id: u32,
     pub(super) count: u64,
     pub(super) tried: bool,
+    /// Events that were published before the measurement.
+    pub(super) tried_out: u64,
     pub(super) sequences: Arc<Vec<AtomicU64>>,
+    /// How many streams each topic has.
+    pub(super) subscribed: Vec<u64>,
     /// There until it is settled.
     pub(super) crowd: Option<Crowd>,
     pub(super) evidence: Evidence,
@@ -62,6 +68,7 @@ impl Conductor<'_> {
         self.window(true)?;
         match self.kind {
             Kind::Idle(idle) => self.idle(idle)?,
+            Kind::Listen(listen) => self.listen(listen)?,
             Kind::Saturate(saturate) => {
                 let each: usize = self.groups.iter().map(|group| group.subscribers).sum();
                 let until = clock::now() + nanoseconds(self.load.duration);
@@ -71,7 +78,7 @@ impl Conductor<'_> {
                 let publishers = vec![Publisher::start(route, pace, self.sequences.clone())?];
                 self.attend(publishers, 0, |_| Ok(()))?;
             }
-            Kind::Storm(_) => self.storm()?,
+            Kind::Storm(storm) => self.storm(storm)?,
             Kind::Slow(_) => self.slow()?,
             Kind::Churn(churn) => {
                 let per_second = churn.per_second;
@@ -88,14 +95,36 @@ impl Conductor<'_> {
                 publishers.push(Publisher::start(self.route(1, 1), pace, self.sequences.clone())?);
                 self.attend(publishers, self.count + count, |_| Ok(()))?;
             }
-            Kind::Fanout | Kind::Topics => {
+            Kind::Fanout | Kind::Topics(_) => {
                 let publishers = self.publishers()?;
                 self.attend(publishers, self.count, |_| Ok(()))?;
             }
         }
-        self.outstanding()?;
+        self.note_backlog();
+        if !matches!(self.kind, Kind::Listen(_)) {
+            self.outstanding()?;
+        }
         self.window(false)?;
         self.stop_asking();
+        self.everybody_there()
+    }
+
+    /// How many deliveries were outstanding when the last event was published.
+    fn note_backlog(&mut self) {
+        if let (Some(expected), Some(crowd)) = (self.expected(), &self.crowd) {
+            self.evidence.backlog = Some(expected.saturating_sub(crowd.delivered()));
+        }
+    }
+
+    /// Gives streams that have ended the time to be open again before the run is over.
+    fn everybody_there(&mut self) -> Outcome<()> {
+        if matches!(self.kind, Kind::Listen(listen) if listen.once) {
+            return Ok(());
+        }
+        let until = clock::now() + nanoseconds(self.load.patience) + nanoseconds(self.load.retry);
+        while self.crowd()?.open() + self.crowd()?.failed() < self.load.subscribers && clock::now() < until {
+            self.rest(MILLISECOND)?;
+        }
         Ok(())
     }
 
@@ -145,9 +174,10 @@ impl Conductor<'_> {
         let bar = progress("opening streams", all, self.load.quiet);
         loop {
             self.go_on()?;
-            let open = self.crowd()?.open();
+            let crowd = self.crowd()?;
+            let open = crowd.open();
             bar.set_position(open);
-            if open == all {
+            if open + crowd.failed() + crowd.over() >= all {
                 break;
             }
             clock::sleep_until(clock::now() + 2 * MILLISECOND);
@@ -155,36 +185,45 @@ impl Conductor<'_> {
         bar.finish_and_clear();
         self.evidence.opening_ns = clock::now() - started;
         self.rest(SETTLE)?;
-        self.evidence.open = Look::at(self.server, false);
+        self.evidence.open = Snapshot::at(self.server, false);
         self.evidence.own_open = sample::own_bytes();
         Ok(())
     }
 
     /// One event per topic that is not measured: shows that what is published arrives at all.
     fn try_out(&mut self) -> Outcome<()> {
-        let mut publishers = Vec::new();
-        let topics: std::collections::BTreeSet<u32> =
-            self.groups.iter().map(|group| group.first_topic).collect();
-        for topic in topics {
-            let pace = Pace::Schedule { start: clock::now(), rate: 1.0, burst: 1, count: 1 };
-            publishers.push(Publisher::start(self.route(topic, 1), pace, self.sequences.clone())?);
-        }
-        self.attend(publishers, 0, |_| Ok(()))?;
+        let topics = self.names.len() as u32;
+        let mut route = self.route(0, self.load.pipeline);
+        route.topics = (0..topics).map(|topic| (topic, self.names[topic as usize].clone())).collect();
+        // Without a pause, but a server that answers slowly sets the pace.
+        let pace = Pace::Schedule { start: clock::now(), rate: 1e9, burst: 1, count: u64::from(topics) };
+        let publisher = Publisher::start(route, pace, self.sequences.clone())?;
+        self.attend(vec![publisher], 0, |_| Ok(()))?;
         self.outstanding()?;
-        if self.crowd()?.delivered() == 0 {
-            return Err(Failure::new(
-                "an event was published and accepted, but no subscriber got it: do the subscription and the publish name the same topic?",
-            ));
+        self.tried_out = u64::from(topics);
+        if self.crowd()?.delivered() > 0 {
+            return Ok(());
         }
-        Ok(())
+        let text = match self.crowd()?.damaged() {
+            0 => {
+                "an event was published and accepted, but no subscriber got it: do the subscription and the publish name the same topic?"
+            }
+            _ => {
+                "an event was published and accepted, and what came of it was damaged at every subscriber: does the server change or cut the data, or is it escaped in another way than the publish needs (README.md, `--publish-body`)?"
+            }
+        };
+        Err(Failure::new(text))
     }
 
     fn route(&self, topic: u32, pipeline: usize) -> Route {
         Route {
-            template: self.speech.publish.clone(),
+            template: self.templates.publish.clone(),
+            tls: self.tls.clone(),
             topics: vec![(topic, self.names[topic as usize].clone())],
             run: self.run_id,
             size: self.load.size,
+            payload: self.load.payload,
+            patience: self.load.patience,
             pipeline,
             cores: self.load.client_cores.clone(),
         }
@@ -233,7 +272,7 @@ impl Conductor<'_> {
             }
         }
         bar.finish_and_clear();
-        self.evidence.active_until = clock::now();
+        self.evidence.active(clock::now());
         for publisher in publishers {
             match publisher.finish() {
                 Ok(tally) => self.evidence.publishing(tally),
@@ -261,19 +300,18 @@ impl Conductor<'_> {
         }
     }
 
+    /// How many deliveries there have to be by now, where nobody comes and goes.
+    fn expected(&self) -> Option<u64> {
+        if matches!(self.kind, Kind::Churn(_) | Kind::Listen(_)) {
+            return None;
+        }
+        let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed));
+        Some(published.zip(&self.subscribed).map(|(events, streams)| events * streams).sum())
+    }
+
     /// Waits until everything published has arrived, or nothing arrives any more.
     fn outstanding(&mut self) -> Outcome<()> {
-        let expected: Option<u64> = (!matches!(self.kind, Kind::Churn(_))).then(|| {
-            let on = |topic: u32| self.sequences[topic as usize].load(Ordering::Relaxed);
-            let of = |group: &Group| -> u64 {
-                let share = |index: u32| {
-                    let (all, topics) = (group.subscribers, group.topics as usize);
-                    (all / topics + usize::from((index as usize) < all % topics)) as u64
-                };
-                (0..group.topics).map(|index| on(group.first_topic + index) * share(index)).sum()
-            };
-            self.groups.iter().map(of).sum()
-        });
+        let expected = self.expected();
         let bar = progress("waiting", expected.unwrap_or(0), self.load.quiet || expected.is_none());
         let patience = nanoseconds(self.load.patience);
         let (mut best, mut since, mut asked) = (self.crowd()?.delivered(), clock::now(), false);
@@ -281,7 +319,7 @@ impl Conductor<'_> {
             let delivered = self.crowd()?.delivered();
             if delivered > best {
                 (best, since, asked) = (delivered, clock::now(), false);
-                self.evidence.active_until = since;
+                self.evidence.active(since);
             }
             if expected.is_some_and(|expected| delivered >= expected) || clock::now() - since > patience {
                 break;
@@ -322,15 +360,15 @@ impl Conductor<'_> {
         if begins {
             self.watch_client()?;
             self.evidence.delivered_before = self.crowd()?.delivered();
-            self.evidence.window_before = Look::at(self.server, true);
+            self.evidence.window_before = Snapshot::at(self.server, true);
         } else {
-            self.evidence.window_after = Look::at(self.server, true);
+            self.evidence.window_after = Snapshot::at(self.server, true);
             self.evidence.schedule_after = self.schedule()?;
             self.evidence.delivered_after = self.crowd()?.delivered();
             self.rest(AFTERMATH)?;
             if !matches!(self.kind, Kind::Idle(_)) {
                 self.rest(SETTLE)?;
-                self.evidence.last = Look::at(self.server, false);
+                self.evidence.last = Snapshot::at(self.server, false);
             }
         }
         Ok(())
@@ -343,7 +381,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// Closes the books, whatever happened.
+    /// Draws up the report, whatever happened.
     pub(super) fn settle(
         &mut self,
         result: Outcome<()>,
@@ -355,14 +393,21 @@ impl Conductor<'_> {
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
         let mut evidence = std::mem::take(&mut self.evidence);
         if evidence.active_until == 0 {
-            evidence.active_until = clock::now();
+            evidence.active(clock::now());
         }
-        let books = crowd.finish(published)?;
+        let observed = crowd.finish(published)?;
         if self.server.is_none() {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
         }
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
-        let case = judge::Case { kind: self.kind, load: self.load, groups: &self.groups, name, published };
-        Ok(judge::judge(&case, evidence, books, result.err(), notes))
+        let case = figures::Case {
+            kind: self.kind,
+            load: self.load,
+            groups: &self.groups,
+            name,
+            published,
+            tried_out: self.tried_out,
+        };
+        Ok(figures::report(&case, evidence, observed, result.err(), notes))
     }
 }

@@ -1,10 +1,14 @@
 //! Scenarios: what is asked of a server, and how the answer is judged.
 
+mod conditions;
 mod conductor;
-mod judge;
-mod look;
+mod figures;
+mod file;
 mod options;
 mod run;
+mod snapshot;
+mod verdict;
 
-pub(crate) use options::{Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, read};
+pub(crate) use file::read;
+pub(crate) use options::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, Topics};
 pub(crate) use run::{check, run};

@@ -1,6 +1,6 @@
 //! What a run is asked to do: one set of options, which the command line and scenario files share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
@@ -8,8 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::parse_duration;
 use crate::failure::{Failure, Outcome};
-use crate::stamp;
-use crate::target::{Dialect, Speech, Template};
+use crate::secrets;
+use crate::stamp::{self, Payload};
+use crate::subscription;
+use crate::target::{Dialect, RequestTemplates, Template};
+use crate::tls::Tls;
 
 /// Of one run.
 const MOST_SUBSCRIBERS: u64 = 10_000_000;
@@ -20,26 +23,56 @@ const MOST_ASKERS: u64 = 4_096;
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Load {
-    /// The server, e.g. http://127.0.0.1:8844
-    #[arg(long, default_value = "http://127.0.0.1:8844")]
-    pub(crate) url: String,
+    /// The server, e.g. http://127.0.0.1:8844, which is asked where neither this nor --subscribe-url is given
+    #[arg(long)]
+    #[serde(serialize_with = "secrets::shown_urls")]
+    pub(crate) url: Option<String>,
     /// What kind of server it is: sets the URLs that the options below can override
     #[arg(long, value_enum, default_value_t)]
     pub(crate) server: Dialect,
     /// URL to subscribe at, with {topic}
     #[arg(long, value_name = "URL")]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) subscribe_url: Option<String>,
-    /// Header of every subscription; may be given several times
+    /// A file with a URL on each line, for the subscribers in turn, in place of one for all
+    #[arg(long, value_name = "FILE")]
+    pub(crate) subscribe_urls: Option<PathBuf>,
+    /// Method of a subscription
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) subscribe_method: Option<String>,
+    /// Header of every subscription, or @FILE with one on each line; may be given several times
     #[arg(long = "subscribe-header", value_name = "NAME: VALUE")]
+    #[serde(serialize_with = "secrets::headers")]
     pub(crate) subscribe_headers: Vec<String>,
+    /// Body of a subscription; the method is POST then, if none is given
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) subscribe_body: Option<String>,
+    /// A file with a value on each line, such as a token or a cookie: `{value}` in the subscription's URL, headers
+    /// and body stands for them, for the subscribers in turn. `{subscriber}` is a subscriber's number
+    #[arg(long, value_name = "FILE")]
+    pub(crate) values: Option<PathBuf>,
+    /// Where subscribers connect, in turn, in place of the host of the URL; several have commas between them
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) connect_to: Vec<String>,
+    /// A file with certificates, as PEM, that are trusted beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Trust every certificate
+    #[arg(long, conflicts_with = "ca")]
+    pub(crate) insecure: bool,
+    /// Ask for compressed streams (gzip), and decompress them
+    #[arg(long)]
+    pub(crate) gzip: bool,
     /// URL to publish to, with {topic}, {data}, {seq}
     #[arg(long, value_name = "URL")]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) publish_url: Option<String>,
     /// Method of a publish
     #[arg(long, value_name = "METHOD")]
     pub(crate) publish_method: Option<String>,
-    /// Header of every publish; may be given several times
+    /// Header of every publish, or @FILE with one on each line; may be given several times
     #[arg(long = "publish-header", value_name = "NAME: VALUE")]
+    #[serde(serialize_with = "secrets::headers")]
     pub(crate) publish_headers: Vec<String>,
     /// Body of a publish, with {topic}, {data}, {seq}. The data needs no escaping
     #[arg(long, value_name = "TEXT")]
@@ -57,6 +90,10 @@ pub(crate) struct Load {
     /// Bytes of data of an event
     #[arg(long, short, default_value_t = 200)]
     pub(crate) size: usize,
+    /// What the data is made of. Where the publish is a template of your own, `text` needs {data:json} or
+    /// {data:url} in place of {data}
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) payload: Payload,
     /// How long to publish
     #[arg(long, short, value_parser = parse_duration, default_value = "10s")]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
@@ -89,7 +126,8 @@ pub(crate) struct Load {
     #[arg(long, value_parser = parse_duration, default_value = "10s")]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) head_timeout: Duration,
-    /// How long to wait for outstanding deliveries when nothing arrives any more
+    /// How long to wait for outstanding deliveries when nothing arrives any more, and for the answer to a
+    /// publish
     #[arg(long, value_parser = parse_duration, default_value = "5s")]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) patience: Duration,
@@ -101,8 +139,25 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 0)]
     pub(crate) receive_buffer: usize,
 
+    /// The longest line, and the longest data of an event, that a server may send, in bytes; 0: 1 MiB, or twice
+    /// --size where that is more
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) max_line: usize,
+    /// A stream that gets nothing, not even a comment, for twice this time makes the run not valid; 0s: it is
+    /// only said
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0s")]
+    #[serde(deserialize_with = "duration", serialize_with = "seconds")]
+    pub(crate) expect_heartbeat: Duration,
+    /// Count streams that cannot be opened by the kind of the error, and go on without them
+    #[arg(long)]
+    pub(crate) count_errors: bool,
+    /// The run is not valid where the client was the bottleneck
+    #[arg(long)]
+    pub(crate) strict_client: bool,
+
     /// Ask this URL meanwhile, again and again: what other requests do to the deliveries
     #[arg(long, value_name = "URL")]
+    #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) ask: Option<String>,
     /// Clients that ask it, each on a connection of its own
     #[arg(long, default_value_t = 300)]
@@ -115,7 +170,7 @@ pub(crate) struct Load {
     /// The server's process, for its CPU and memory; its children are included
     #[arg(long)]
     pub(crate) server_pid: Option<u32>,
-    /// Cores for the client, e.g. 1 or 2,3
+    /// Cores for the client, e.g. 1 or 2,3 [default: all but --server-cores]
     #[arg(long, value_delimiter = ',')]
     pub(crate) client_cores: Vec<usize>,
     /// Cores to move the server to, where it stays; needs --server-pid
@@ -161,7 +216,7 @@ macro_rules! default_from_command_line {
         }
     )*};
 }
-default_from_command_line!(Load, Idle, Saturate, Storm, Slow, Churn, Mixed);
+default_from_command_line!(Load, Idle, Listen, Saturate, Storm, Slow, Churn, Topics, Mixed);
 
 /// Memory per connection, and CPU while nothing is published.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
@@ -186,6 +241,16 @@ pub(crate) struct Saturate {
     pub(crate) window: u64,
 }
 
+/// Streams are opened, and nothing is published: whatever comes is measured.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Listen {
+    /// A stream that ends is not opened again, and the run ends with the last one: for streams that are
+    /// finite, as those of a language model
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
 /// Everyone's stream is cut at the same time, and everyone comes back at once.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -193,12 +258,19 @@ pub(crate) struct Storm {
     /// Come back without `Last-Event-ID`: what is missed meanwhile does not count as lost
     #[arg(long)]
     pub(crate) no_resume: bool,
+    /// Events that are published while all streams are cut
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) missed: u64,
 }
 
 /// A share of the readers stalls.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Slow {
+    /// Receive buffer of the readers that stall, in bytes: small, so that what they do not read is the
+    /// server's burden
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) stalled_receive_buffer: usize,
     /// Share of the subscribers that stop reading half way
     #[arg(long, default_value_t = 0.1)]
     pub(crate) share: f64,
@@ -211,6 +283,22 @@ pub(crate) struct Churn {
     /// Subscribers that leave, and join, a second
     #[arg(long, default_value_t = 100.0)]
     pub(crate) per_second: f64,
+}
+
+/// Many topics.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Topics {
+    /// Topics [default: one for each stream]
+    #[arg(long)]
+    pub(crate) topics: Option<u32>,
+    /// Topics of each stream
+    #[arg(long, default_value_t = 1)]
+    pub(crate) per_stream: u32,
+    /// Streams choose topics by Zipf's law with this exponent, in place of taking them in turn: a few topics are
+    /// wanted by many
+    #[arg(long, value_name = "EXPONENT")]
+    pub(crate) zipf: Option<f64>,
 }
 
 /// A small topic beside a big broadcast.
@@ -233,6 +321,8 @@ pub(crate) enum Kind {
     Fanout,
     /// Memory per connection (the server's and the kernel's), CPU while idle
     Idle(Idle),
+    /// Whatever comes on the streams is measured, and nothing is published
+    Listen(Listen),
     /// Publish without a pause: deliveries a second
     Saturate(Saturate),
     /// Everyone reconnects at once, with Last-Event-ID or without
@@ -241,8 +331,8 @@ pub(crate) enum Kind {
     Slow(Slow),
     /// Constant connect and leave
     Churn(Churn),
-    /// A topic per connection, published to in turn
-    Topics,
+    /// Many topics, published to in turn: one for each stream, or as is asked
+    Topics(Topics),
     /// A small topic beside a big broadcast
     Mixed(Mixed),
 }
@@ -252,82 +342,85 @@ impl Kind {
         match self {
             Kind::Fanout => "fanout",
             Kind::Idle(_) => "idle",
+            Kind::Listen(_) => "listen",
             Kind::Saturate(_) => "saturate",
             Kind::Storm(_) => "storm",
             Kind::Slow(_) => "slow",
             Kind::Churn(_) => "churn",
-            Kind::Topics => "topics",
+            Kind::Topics(_) => "topics",
             Kind::Mixed(_) => "mixed",
         }
     }
 }
 
-/// Reads a scenario file: `scenario = "..."`, the options of [`Load`] under their long names with
-/// underscores, and the scenario's own under a table of its name.
-pub(crate) fn read(path: &Path) -> Outcome<(Kind, Load)> {
-    let wrong =
-        |what: String| Failure::new(format!("{}: {}", path.display(), what.trim().replace('\n', " ")));
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    parse(&text).map_err(wrong)
-}
-
-fn parse(text: &str) -> Result<(Kind, Load), String> {
-    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
-    let name = match table.remove("scenario") {
-        Some(toml::Value::String(name)) => name,
-        Some(_) | None => return Err("it needs a line `scenario = \"fanout\"`".to_owned()),
-    };
-    let own = table.remove(&name).unwrap_or(toml::Value::Table(toml::Table::new()));
-    fn take<T: serde::de::DeserializeOwned>(name: &str, own: toml::Value) -> Result<T, String> {
-        own.try_into().map_err(|error: toml::de::Error| format!("[{name}]: {error}"))
-    }
-    let nothing = || match &own {
-        toml::Value::Table(table) if table.is_empty() => Ok(()),
-        _ => Err(format!("[{name}]: this scenario has no options of its own")),
-    };
-    let kind = match name.as_str() {
-        "fanout" => nothing().map(|()| Kind::Fanout)?,
-        "topics" => nothing().map(|()| Kind::Topics)?,
-        "idle" => Kind::Idle(take(&name, own)?),
-        "saturate" => Kind::Saturate(take(&name, own)?),
-        "storm" => Kind::Storm(take(&name, own)?),
-        "slow" => Kind::Slow(take(&name, own)?),
-        "churn" => Kind::Churn(take(&name, own)?),
-        "mixed" => Kind::Mixed(take(&name, own)?),
-        _ => {
-            let all = "fanout, idle, saturate, storm, slow, churn, topics, mixed";
-            return Err(format!("there is no scenario `{name}`; there are {all}"));
-        }
-    };
-    let load = toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| error.to_string())?;
-    Ok((kind, load))
-}
+/// Where the server is, if nothing says so.
+const DEFAULT_URL: &str = "http://127.0.0.1:8844";
 
 impl Load {
+    /// Whether anything says where to publish.
+    pub(crate) fn can_publish(&self) -> bool {
+        let subscribes_elsewhere = self.subscribe_url.is_some() || self.subscribe_urls.is_some();
+        self.url.is_some() || self.publish_url.is_some() || !subscribes_elsewhere
+    }
+
+    /// What connections with TLS are made with.
+    pub(crate) fn tls(&self) -> Outcome<Tls> {
+        Tls::new(self.ca.as_deref(), self.insecure)
+    }
+
+    /// The longest line and the longest data of an event, in bytes.
+    pub(crate) fn line_bytes(&self) -> usize {
+        match self.max_line {
+            0 => (1 << 20).max(self.size * 2),
+            bytes => bytes,
+        }
+    }
+
+    /// What the run is against, for people: where it subscribes.
+    pub(crate) fn target_name(&self) -> String {
+        let url = self.subscribe_url.as_ref().or(self.url.as_ref());
+        url.map_or(DEFAULT_URL, String::as_str).to_owned()
+    }
+
     /// The templates, after what was given in particular.
-    pub(crate) fn speech(&self) -> Outcome<Speech> {
-        let mut speech = self.server.speech(&self.url);
-        let set = |template: &mut Template, url: &Option<String>, headers: &[String]| {
+    pub(crate) fn templates(&self) -> Outcome<RequestTemplates> {
+        let mut templates = self.server.templates(self.url.as_deref().unwrap_or(DEFAULT_URL));
+        let set = |template: &mut Template, url: &Option<String>, headers: Vec<String>| {
             if let Some(url) = url {
                 template.url.clone_from(url);
             }
-            for header in headers {
+            for header in &headers {
                 let name = |header: &str| header.split(':').next().unwrap_or("").to_ascii_lowercase();
                 template.headers.retain(|old| name(old) != name(header));
                 template.headers.push(header.clone());
             }
         };
-        set(&mut speech.subscribe, &self.subscribe_url, &self.subscribe_headers);
-        set(&mut speech.publish, &self.publish_url, &self.publish_headers);
+        let headers = subscription::headers("--subscribe-header", &self.subscribe_headers)?;
+        set(&mut templates.subscribe, &self.subscribe_url, headers);
+        let headers = subscription::headers("--publish-header", &self.publish_headers)?;
+        set(&mut templates.publish, &self.publish_url, headers);
+        if self.gzip {
+            templates.subscribe.headers.push("Accept-Encoding: gzip".to_owned());
+        }
+        if let Some(body) = &self.subscribe_body {
+            templates.subscribe.body = Some(body.clone());
+            "POST".clone_into(&mut templates.subscribe.method);
+        }
+        if let Some(method) = &self.subscribe_method {
+            templates.subscribe.method.clone_from(method);
+        }
         if let Some(method) = &self.publish_method {
-            speech.publish.method.clone_from(method);
+            templates.publish.method.clone_from(method);
         }
         if let Some(body) = &self.publish_body {
-            speech.publish.body = Some(body.clone());
+            templates.publish.body = Some(body.clone());
         }
-        speech.subscribe.check()?;
-        speech.publish.check()?;
-        Ok(speech)
+        templates.subscribe.check()?;
+        templates.publish.check()?;
+        if self.payload == Payload::Text {
+            templates.publish.check_text(self.server)?;
+        }
+        Ok(templates)
     }
 
     /// What the types do not say.
@@ -356,6 +449,9 @@ impl Load {
         if !(1..=MOST_ASKERS).contains(&self.ask_clients) {
             return wrong(format!("--ask-clients {}: from 1 to {MOST_ASKERS}", self.ask_clients));
         }
+        if self.max_line > 0 && self.max_line < self.size.max(1024) {
+            return wrong(format!("--max-line {}: at least 1,024 bytes, and --size", self.max_line));
+        }
         if self.threads == Some(0) || self.threads > Some(1024) {
             return wrong("--threads: from 1 to 1024".to_owned());
         }
@@ -378,36 +474,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_and_the_command_line_mean_the_same() {
-        let (kind, load) =
-            parse("scenario = \"slow\"\nrate = 50\nduration = \"2m\"\n[slow]\nshare = 0.2\n").unwrap();
-        assert!(matches!(kind, Kind::Slow(Slow { share }) if share == 0.2));
-        assert_eq!(
-            (load.rate, load.duration, load.size),
-            (50.0, Duration::from_secs(120), Load::default().size)
-        );
-    }
-
-    #[test]
-    fn wrong_keys_are_named_with_the_right_ones() {
-        let told = |text: &str| parse(text).unwrap_err();
-        let error = told("scenario = \"fanout\"\nsubscribrs = 5\n");
-        assert!(error.contains("subscribrs") && error.contains("subscribers"), "{error}");
-        let error = told("scenario = \"storm\"\n[storm]\nresume = true\n");
-        assert!(error.contains("[storm]") && error.contains("no_resume"), "{error}");
-        assert!(told("rate = 5").contains("scenario ="));
-        assert!(told("scenario = \"fanuot\"").contains("fanout"));
-        assert!(told("scenario = \"fanout\"\n[fanout]\nx = 1").contains("no options of its own"));
-        assert!(told("scenario = \"fanout\"\nduration = \"soon\"").contains("250ms"));
-    }
-
-    #[test]
     fn overrides_replace_what_the_dialect_says() {
         let mut load = Load { server: Dialect::Mercure, ..Load::default() };
         load.publish_headers =
             vec!["content-type: text/plain".to_owned(), "Authorization: Bearer x".to_owned()];
         load.publish_url = Some("http://h/{topic}".to_owned());
-        let publish = load.speech().unwrap().publish;
+        let publish = load.templates().unwrap().publish;
         assert_eq!(publish.headers, load.publish_headers);
         assert_eq!(publish.url, "http://h/{topic}");
     }

@@ -4,14 +4,15 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::conductor::Conductor;
-use super::judge::Evidence;
-use super::look::quiet_look;
+use super::figures::Evidence;
+use super::snapshot::quiet_snapshot;
 use super::{Kind, Load};
-use crate::client::{Crowd, Group, Plan, Request};
+use crate::client::{Crowd, Group, Plan, Zipf};
 use crate::clock::{self, nanoseconds};
 use crate::failure::{Failure, Outcome};
 use crate::limits::{preflight, tables_for};
@@ -19,30 +20,62 @@ use crate::publish::{Connection, Tally};
 use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sources::Sources;
-use crate::steer::{Steered, pin_server};
-use crate::sys;
-use crate::target::{Speech, Values};
+use crate::steer::{Kept, Steered, client_cores, pin_server};
+use crate::subscription::{self, Subscriptions};
+use crate::target::{RequestTemplates, Values};
+use crate::tls::Tls;
 
-/// Beyond so many topics none is tried before the measurement.
-const TOPICS_TRIED: u32 = 16;
+/// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
+/// a minute.
+const LONG_SILENCE: Duration = Duration::from_secs(60);
+
+/// Topics of a run, and of one of its streams.
+const MOST_TOPICS: u32 = 10_000_000;
+const MOST_PER_STREAM: u32 = 1_000;
 
 /// Whether what was asked can be run at all.
 pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
     load.check()?;
+    if !load.can_publish() && !matches!(kind, Kind::Listen(_) | Kind::Idle(_)) {
+        return Err(Failure::new(format!(
+            "nothing says where `{}` publishes: give --publish-url, or --url, or listen to what the server sends by itself with `fanfare-load listen`",
+            kind.name()
+        )));
+    }
     groups(kind, load).map(drop)
 }
 
 /// Runs a scenario. An error is a run that could not start; what went wrong later is in the report.
 pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     check(kind, load)?;
-    let speech = load.speech()?;
-    let target = speech.subscribe.address()?;
-    if load.steered && !target.ip().is_loopback() {
+    let templates = load.templates()?;
+    let groups = groups(kind, load)?;
+    let topics = groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1);
+    let names: Arc<Vec<String>> = Arc::new(match topics {
+        1 => vec![load.topic.clone()],
+        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
+    });
+    if groups.iter().any(|group| group.per_stream > 1) && !templates.subscribe.contains("{topics:") {
+        return Err(Failure::new(
+            "--per-stream: the subscription has no {topics:SEPARATOR} in it, such as `?topic={topics:&topic=}`: how does a stream name several topics?",
+        ));
+    }
+    let subscriptions = Subscriptions::new(&subscription::Sources {
+        template: &templates.subscribe,
+        names: &names,
+        urls: load.subscribe_urls.as_deref(),
+        values: load.values.as_deref(),
+        connect_to: &load.connect_to,
+    })?;
+    let target = subscriptions.targets()[0];
+    if let Some(elsewhere) = subscriptions.targets().iter().find(|target| !target.ip().is_loopback())
+        && load.steered
+    {
         return Err(Failure::new(format!(
-            "--steered moves the kernel work of loopback, {target} is not on it: leave it out"
+            "--steered moves the kernel work of loopback, {elsewhere} is not on it: leave it out"
         )));
     }
-    let cores = if load.client_cores.is_empty() { sys::allowed_cores() } else { load.client_cores.clone() };
+    let cores = client_cores(load);
     // Each thread has a descriptor table of its own, so more threads are more descriptors.
     let threads = load.threads.unwrap_or_else(|| cores.len().max(tables_for(load.subscribers)));
     let threads = threads.clamp(1, load.subscribers as usize);
@@ -66,15 +99,14 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     {
         pin_server(server, &load.server_cores)?;
     }
+    // This thread looks at the run every millisecond: on the server's core it would be in its way. The client's
+    // threads and the publishers begin where it is.
+    let kept = (!load.client_cores.is_empty() || !load.server_cores.is_empty()).then(|| Kept::on(&cores));
+    let kept = kept.transpose()?;
     let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };
 
-    let groups = groups(kind, load)?;
-    let topics = groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1);
-    let names: Arc<Vec<String>> = Arc::new(match topics {
-        1 => vec![load.topic.clone()],
-        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
-    });
-    let tried = topics <= TOPICS_TRIED && !matches!(kind, Kind::Topics);
+    let listens = matches!(kind, Kind::Listen(_)) || !load.can_publish();
+    let tried = !listens;
     // Seeded by the system at each start: events that an earlier run left behind are told apart.
     let run_id = (RandomState::new().hash_one(clock::now()) & 0xFFFF_FFFF) as u32;
     let count = (load.rate * load.duration.as_secs_f64()).round().max(1.0) as u64;
@@ -83,9 +115,12 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         phases.push(1 + count / 2);
     }
     let sequences: Arc<Vec<AtomicU64>> = Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect());
+    let subscribed = subscribed(&groups, topics);
+    let tls = load.tls()?;
     let plan = Plan {
-        target,
-        request: subscribe_request(&speech, &names)?,
+        tls: tls.clone(),
+        accepts_gzip: load.gzip,
+        subscriptions,
         groups: groups.clone(),
         threads,
         cores: load.client_cores.clone(),
@@ -100,23 +135,41 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         receive_buffer: load.receive_buffer,
         run: run_id,
         phases,
+        start: clock::now(),
+        listens,
+        comes_back: !matches!(kind, Kind::Listen(listen) if listen.once),
+        counts_errors: load.count_errors,
+        line_bytes: load.line_bytes(),
+        silence_ns: match load.expect_heartbeat {
+            Duration::ZERO => nanoseconds(LONG_SILENCE),
+            expected => nanoseconds(expected * 2),
+        },
+        stalls: match kind {
+            Kind::Slow(slow) => Some((1, slow.stalled_receive_buffer)),
+            _ => None,
+        },
     };
-    prepare(&speech, &names, load.quiet)?;
-    let before = quiet_look(server);
+    if !listens {
+        prepare(&templates, &names, load, &tls)?;
+    }
+    let before = quiet_snapshot(server);
     let own_before = sample::own_bytes();
     let started = clock::now();
     let crowd = Crowd::start(plan)?;
     let mut conductor = Conductor {
         kind,
         load,
-        speech,
+        templates,
+        tls,
         server,
         groups,
         names,
         run_id,
         count,
         tried,
+        tried_out: 0,
         sequences,
+        subscribed,
         crowd: Some(crowd),
         evidence: Evidence::new(before, own_before),
         next_memory_look: 0,
@@ -124,15 +177,37 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);
-    drop(steered);
+    drop((steered, kept));
     report
 }
 
 fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
     let all = load.subscribers as usize;
-    let group = |subscribers, first_topic, topics| Group { subscribers, first_topic, topics };
+    let group = |subscribers, first_topic, topics| Group {
+        subscribers,
+        first_topic,
+        topics,
+        per_stream: 1,
+        popularity: None,
+    };
     Ok(match kind {
-        Kind::Topics => vec![group(all, 0, all as u32)],
+        Kind::Topics(options) => {
+            let topics = options.topics.unwrap_or(all as u32);
+            if !(1..=MOST_TOPICS).contains(&topics) {
+                return Err(Failure::new(format!("--topics {topics}: from 1 to {MOST_TOPICS}")));
+            }
+            if !(1..=topics.min(MOST_PER_STREAM)).contains(&options.per_stream) {
+                return Err(Failure::new(format!(
+                    "--per-stream {}: from 1 to {}, and not more than there are topics",
+                    options.per_stream, MOST_PER_STREAM
+                )));
+            }
+            if options.zipf.is_some_and(|exponent| !(0.0..=10.0).contains(&exponent)) {
+                return Err(Failure::new("--zipf: from 0 to 10; 1 is the usual law"));
+            }
+            let popularity = options.zipf.map(|exponent| Arc::new(Zipf::new(topics, exponent)));
+            vec![Group { per_stream: options.per_stream, popularity, ..group(all, 0, topics) }]
+        }
         Kind::Slow(slow) => {
             if !(0.0..1.0).contains(&slow.share) {
                 return Err(Failure::new(format!("--share {}: from 0 to less than 1", slow.share)));
@@ -166,28 +241,29 @@ fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
     })
 }
 
-fn subscribe_request(speech: &Speech, names: &Arc<Vec<String>>) -> Outcome<Request> {
-    let (template, names) = (speech.subscribe.clone(), names.clone());
-    // Tried once here, so that the threads can rely on it.
-    template.head(Values { topic: &names[0], ..Values::default() }, &mut Vec::new())?;
-    Ok(Box::new(move |topic, into| {
-        let values = Values { topic: &names[topic as usize], ..Values::default() };
-        if template.head(values, into).is_err() {
-            into.clear();
+/// How many streams each topic has.
+fn subscribed(groups: &[Group], topics: u32) -> Vec<u64> {
+    let mut streams = vec![0; topics as usize];
+    for group in groups {
+        for number in 0..group.subscribers {
+            for topic in group.topics_of(number) {
+                streams[topic as usize] += 1;
+            }
         }
-    }))
+    }
+    streams
 }
 
 /// Creates the topics where a server wants that.
-fn prepare(speech: &Speech, names: &[String], quiet: bool) -> Outcome<()> {
-    let Some(template) = &speech.prepare else { return Ok(()) };
-    let bar = progress("creating topics", names.len() as u64, quiet);
-    let mut connection = Connection::new(template.address()?, Arc::default());
+fn prepare(templates: &RequestTemplates, names: &[String], load: &Load, tls: &Tls) -> Outcome<()> {
+    let Some(template) = &templates.prepare else { return Ok(()) };
+    let bar = progress("creating topics", names.len() as u64, load.quiet);
+    let mut connection = Connection::new(template, tls, load.patience, Arc::default())?;
     let mut tally = Tally::new();
     let mut request = Vec::new();
     for name in names {
         request.clear();
-        template.request(Values { topic: name, ..Values::default() }, &mut request)?;
+        template.request(None, Values { topic: name, ..Values::default() }, &mut request)?;
         connection.send(&request)?;
         connection
             .answer(&mut tally)

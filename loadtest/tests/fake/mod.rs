@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a fake server that fails is a failed test")]
 
+pub(crate) mod tls;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
@@ -25,6 +27,10 @@ pub(crate) enum Send {
     Event(usize),
     /// An event with its data cut to so many bytes.
     Cut(usize, usize),
+    /// An event with one byte of its data, at this place, replaced by a question mark.
+    Changed(usize, usize),
+    /// An event by its number, with an id and a name of its own.
+    Named(usize, &'static str, &'static str),
     /// The end of the stream, without the end of its body.
     Hangup,
 }
@@ -41,8 +47,24 @@ pub(crate) struct Behaviour {
     pub(crate) mischief: Box<Mischief>,
     /// For an event: how long everything waits before it is sent.
     pub(crate) delay: Box<dyn Fn(usize) -> Duration + Sync + std::marker::Send>,
+    /// Events have ids.
+    pub(crate) ids: bool,
     /// Events have ids, and who names one gets what came after it.
     pub(crate) replays: bool,
+    /// What a subscriber is told to wait before it comes back, in milliseconds.
+    pub(crate) retry_ms: u64,
+    /// Between two comments to everybody; zero: there are none.
+    pub(crate) heartbeat: Duration,
+    /// What is sent before the response head.
+    pub(crate) hints: &'static str,
+    /// This is sent to each subscriber again and again, without an end.
+    pub(crate) endless: Option<&'static str>,
+    /// What each stream has, each piece after a time; then it ends.
+    pub(crate) script: Option<Vec<(Duration, &'static str)>>,
+    /// Publishes are taken and never answered.
+    pub(crate) mute: bool,
+    /// Streams are compressed.
+    pub(crate) gzip: bool,
     /// Answer to a subscription in place of a stream.
     pub(crate) answer: Option<&'static str>,
     /// After `answer` the connection stays open.
@@ -65,7 +87,15 @@ impl Default for Behaviour {
             drip: 0,
             mischief: Box::new(|_, event| vec![Send::Event(event)]),
             delay: Box::new(|_| Duration::ZERO),
+            ids: false,
             replays: false,
+            retry_ms: 50,
+            heartbeat: Duration::ZERO,
+            hints: "",
+            endless: None,
+            script: None,
+            mute: false,
+            gzip: false,
             answer: None,
             lingers: false,
             misroutes: false,
@@ -82,7 +112,13 @@ pub(crate) struct Fake {
 }
 
 /// The path that was asked for, and who asked.
-type Stream = (String, TcpStream);
+type Stream = (String, Body);
+
+/// Where the body of a stream goes.
+struct Body {
+    socket: TcpStream,
+    gzip: Option<flate2::write::GzEncoder<Vec<u8>>>,
+}
 
 struct Inside {
     behaviour: Behaviour,
@@ -91,6 +127,8 @@ struct Inside {
     state: Mutex<(Vec<String>, Vec<Option<Stream>>)>,
     joined: AtomicUsize,
     dead: AtomicBool,
+    /// Subscriptions as they came: heads and bodies.
+    subscriptions: Mutex<Vec<String>>,
 }
 
 impl Fake {
@@ -103,8 +141,21 @@ impl Fake {
             state: Mutex::default(),
             joined: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
+            subscriptions: Mutex::default(),
         });
         let fake = Fake { address, inside: inside.clone() };
+        if !inside.behaviour.heartbeat.is_zero() {
+            let inside = inside.clone();
+            std::thread::spawn(move || {
+                loop {
+                    std::thread::sleep(inside.behaviour.heartbeat);
+                    let mut state = inside.state.lock().unwrap();
+                    for (_, socket) in state.1.iter_mut().flatten() {
+                        inside.write(socket, ":\n\n");
+                    }
+                }
+            });
+        }
         std::thread::spawn(move || {
             for socket in listener.incoming() {
                 if inside.dead.load(Ordering::SeqCst) {
@@ -120,6 +171,11 @@ impl Fake {
     /// Events that were published to it.
     pub(crate) fn published(&self) -> usize {
         self.inside.state.lock().unwrap().0.len()
+    }
+
+    /// Subscriptions as they came: heads and bodies.
+    pub(crate) fn subscriptions(&self) -> Vec<String> {
+        self.inside.subscriptions.lock().unwrap().clone()
     }
 
     /// Runs the load test against it; `arguments` start with the scenario.
@@ -180,6 +236,7 @@ impl Inside {
         let mut reader = BufReader::new(socket.try_clone().unwrap());
         loop {
             let (mut first, mut length, mut last_id) = (String::new(), 0usize, None);
+            let (mut head, mut subscribes) = (String::new(), false);
             if reader.read_line(&mut first).unwrap_or(0) == 0 {
                 return;
             }
@@ -188,9 +245,11 @@ impl Inside {
                 if reader.read_line(&mut line).unwrap_or(0) == 0 {
                     return;
                 }
+                head.push_str(&line);
                 let Some((name, value)) = line.trim_end().split_once(':') else { break };
                 match name.to_ascii_lowercase().as_str() {
                     "content-length" => length = value.trim().parse().unwrap(),
+                    "accept" => subscribes = value.contains("text/event-stream"),
                     "last-event-id" => last_id = value.trim().parse::<usize>().ok(),
                     _ => {}
                 }
@@ -198,7 +257,9 @@ impl Inside {
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
             let path = first.split(' ').nth(1).unwrap().to_owned();
-            if first.starts_with("GET") {
+            if first.starts_with("GET") || subscribes {
+                let text = format!("{first}{head}{}", String::from_utf8_lossy(&body));
+                self.subscriptions.lock().unwrap().push(text);
                 return self.subscribe(socket, path, last_id);
             }
             let accepted = self.behaviour.publish_status.starts_with('2');
@@ -207,6 +268,9 @@ impl Inside {
             }
             if self.dead.load(Ordering::SeqCst) {
                 return;
+            }
+            if self.behaviour.mute {
+                continue;
             }
             let status = self.behaviour.publish_status;
             let _ = write!(&socket, "HTTP/1.1 {status}\r\nContent-Length: 6\r\n\r\nreason");
@@ -229,15 +293,36 @@ impl Inside {
             Framing::Close => "Connection: close\r\n",
             Framing::Length => "Content-Length: 1000000000\r\n",
         };
-        let head =
-            format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{framing}\r\n");
+        let hints = self.behaviour.hints;
+        let encoding = if self.behaviour.gzip { "Content-Encoding: gzip\r\n" } else { "" };
+        let head = format!(
+            "{hints}HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{encoding}{framing}\r\n"
+        );
         let mut state = self.state.lock().unwrap();
         let number = self.joined.fetch_add(1, Ordering::SeqCst);
         if socket.write_all(head.as_bytes()).is_err() {
             return;
         }
-        let newline = self.behaviour.newline;
-        self.write(&mut socket, &format!(":hello{newline}retry: 50{newline}"));
+        let encoder = || flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut socket = Body { socket, gzip: self.behaviour.gzip.then(encoder) };
+        let (newline, retry) = (self.behaviour.newline, self.behaviour.retry_ms);
+        self.write(&mut socket, &format!(":hello{newline}retry: {retry}{newline}"));
+        if let Some(text) = self.behaviour.endless {
+            drop(state);
+            while socket.socket.write_all(text.as_bytes()).is_ok() {}
+            return;
+        }
+        if let Some(script) = &self.behaviour.script {
+            drop(state);
+            for (after, text) in script {
+                std::thread::sleep(*after);
+                self.write(&mut socket, text);
+            }
+            if framing.starts_with("Transfer") {
+                let _ = socket.socket.write_all(b"0\r\n\r\n");
+            }
+            return;
+        }
         if let (true, Some(last_id)) = (self.behaviour.replays, last_id) {
             for event in last_id + 1..state.0.len() {
                 let frame = self.frame(event, &state.0[event]);
@@ -249,20 +334,36 @@ impl Inside {
     }
 
     fn frame(&self, event: usize, data: &str) -> String {
-        let newline = self.behaviour.newline;
-        let id = if self.behaviour.replays { format!("id: {event}{newline}") } else { String::new() };
-        format!("{id}data: {data}{newline}{newline}")
+        match self.behaviour.replays || self.behaviour.ids {
+            true => self.named_frame(&format!("id: {event}"), data),
+            false => self.named_frame("", data),
+        }
     }
 
-    fn write(&self, socket: &mut TcpStream, text: &str) {
+    fn named_frame(&self, fields: &str, data: &str) -> String {
+        let newline = self.behaviour.newline;
+        let fields: String = fields.lines().map(|field| format!("{field}{newline}")).collect();
+        // The lines of the data, as the standard wants them.
+        let data: String = data.split('\n').map(|line| format!("data: {line}{newline}")).collect();
+        format!("{fields}{data}{newline}")
+    }
+
+    fn write(&self, body: &mut Body, text: &str) {
+        let text = match &mut body.gzip {
+            None => text.as_bytes().to_vec(),
+            Some(gzip) => {
+                gzip.write_all(text.as_bytes()).and_then(|()| gzip.flush()).unwrap();
+                std::mem::take(gzip.get_mut())
+            }
+        };
         let wire = match self.behaviour.framing {
-            Framing::Chunked => format!("{:x}\r\n{text}\r\n", text.len()),
-            _ => text.to_owned(),
+            Framing::Chunked => [format!("{:x}\r\n", text.len()).as_bytes(), &text, b"\r\n"].concat(),
+            _ => text,
         };
         let piece = if self.behaviour.drip == 0 { wire.len() } else { self.behaviour.drip };
-        for bytes in wire.as_bytes().chunks(piece) {
+        for bytes in wire.chunks(piece) {
             // Who is gone gets nothing; the load test leaves at the end.
-            let _ = socket.write_all(bytes);
+            let _ = body.socket.write_all(bytes);
             if self.behaviour.drip > 0 {
                 std::thread::sleep(Duration::from_micros(200));
             }
@@ -284,7 +385,10 @@ impl Inside {
         let (events, streams) = &mut *state;
         for (number, slot) in streams.iter_mut().enumerate() {
             let Some((asked, socket)) = slot else { continue };
-            if asked != path && !self.behaviour.misroutes {
+            // A stream may have several topics: `/events/a,b`.
+            let (base, names) = asked.rsplit_once('/').unwrap();
+            let wanted = names.split(',').any(|name| path.strip_prefix(base) == Some(&format!("/{name}")));
+            if !wanted && !self.behaviour.misroutes {
                 continue;
             }
             let mut hangs_up = false;
@@ -293,6 +397,15 @@ impl Inside {
                     Send::Event(event) => self.write(socket, &self.frame(event, &events[event])),
                     Send::Cut(event, length) => {
                         self.write(socket, &self.frame(event, &events[event][..length]))
+                    }
+                    Send::Changed(event, at) => {
+                        let mut data = events[event].clone();
+                        data.replace_range(at..=at, "?");
+                        self.write(socket, &self.frame(event, &data));
+                    }
+                    Send::Named(event, id, name) => {
+                        let fields = format!("id: {id}\nevent: {name}");
+                        self.write(socket, &self.named_frame(&fields, &events[event]));
                     }
                     Send::Hangup => hangs_up = true,
                 }

@@ -1,10 +1,12 @@
 //! How a worker opens streams, and what it says when one cannot be opened.
 
-use std::io;
-use std::os::fd::AsRawFd;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use mio::Interest;
 use mio::unix::SourceFd;
+use rustls::ClientConnection;
 
 use super::super::Stage;
 use super::super::subscriber::State;
@@ -22,11 +24,23 @@ impl Worker<'_> {
         let number = self.index + index * self.plan.threads;
         let source = self.plan.sources.of(number);
         let now = clock::now();
-        let (socket, connected) = match sys::connect(self.plan.target, source, self.plan.receive_buffer) {
-            Ok(made) => made,
-            Err(error) => return self.not_opened(index, &error),
+        let receive_buffer = match self.plan.stalls {
+            Some((group, bytes)) if group == self.subscribers[index].group => bytes,
+            _ => self.plan.receive_buffer,
+        };
+        let (socket, connected) =
+            match sys::connect(self.plan.subscriptions.target(number), source, receive_buffer) {
+                Ok(made) => made,
+                Err(error) => return self.not_opened(index, &error),
+            };
+        let tls = match self.plan.subscriptions.tls_name(number) {
+            Some(name) => Some(Box::new(self.plan.tls.connection(name)?)),
+            None => None,
         };
         let subscriber = &mut self.subscribers[index];
+        if tls.is_some() {
+            subscriber.rare.get_or_insert_default().tls = tls;
+        }
         subscriber.started = now;
         subscriber.state = State::Connecting;
         self.opening += 1;
@@ -45,14 +59,18 @@ impl Worker<'_> {
         let subscriber = &mut self.subscribers[index];
         subscriber.state = State::Head;
         self.request.clear();
-        (self.plan.request)(subscriber.topic, &mut self.request);
-        let id = subscriber.stream.last_id.as_bytes();
-        if self.plan.resume && !id.is_empty() {
-            self.request.extend_from_slice(b"Last-Event-ID: ");
-            self.request.extend_from_slice(id);
-            self.request.extend_from_slice(b"\r\n");
+        let id: &[u8] = if self.plan.resume { subscriber.stream.last_id.as_bytes() } else { &[] };
+        let number = self.index + index * self.plan.threads;
+        self.plan.subscriptions.request(number, &subscriber.topics(), id, &mut self.request)?;
+        self.recorder.observations.resumed += u64::from(!id.is_empty());
+        if let Some(tls) = subscriber.rare.as_mut().and_then(|rare| rare.tls.as_mut()) {
+            // It is kept until the handshake is over.
+            let written = tls.writer().write_all(&self.request);
+            return match written.and_then(|()| flush(tls, &subscriber.socket)) {
+                Ok(()) => Ok(()),
+                Err(error) => self.not_opened(index, &error),
+            };
         }
-        self.request.extend_from_slice(b"\r\n");
         let Some(socket) = &subscriber.socket else { return Ok(()) };
         match sys::send(socket.as_raw_fd(), &self.request) {
             Ok(sent) if sent == self.request.len() => Ok(()),
@@ -73,18 +91,26 @@ impl Worker<'_> {
             Some(libc::EADDRNOTAVAIL) => {
                 let text = format!(
                     "no source port is left after {} streams: give more source addresses with --sources, or widen the range: sysctl -w net.ipv4.ip_local_port_range='1024 65535'",
-                    self.book.report.opened
+                    self.recorder.observations.opened
                 );
                 return Err(Failure::new(text));
             }
             _ => {}
         }
         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+        if self.plan.counts_errors {
+            let kind = match error.kind() {
+                io::ErrorKind::Other => error.to_string(),
+                kind => kind.to_string(),
+            };
+            self.count_failure(index, &kind);
+            return Ok(());
+        }
         match self.common.stage() {
             Stage::Opening if refused => {
                 let text = format!(
                     "nothing listens at {}: connection refused. Is the server running, and is the URL right?",
-                    self.plan.target
+                    self.plan.subscriptions.target(self.index + index * self.plan.threads)
                 );
                 return Err(self.during_opening(&text));
             }
@@ -92,7 +118,7 @@ impl Worker<'_> {
             Stage::Live if refused && self.subscribers[index].attempts > 0 => {
                 return Err(Failure::new(format!(
                     "the server died half way: {} streams ended and connecting again is refused",
-                    self.book.report.ended
+                    self.recorder.observations.ended
                 )));
             }
             Stage::Live if self.subscribers[index].attempts >= ATTEMPTS => {
@@ -100,13 +126,65 @@ impl Worker<'_> {
                     "a subscriber could not come back in {ATTEMPTS} attempts: {error}"
                 )));
             }
-            Stage::Live => self.again(index),
+            Stage::Live => {
+                self.recorder.error(error.to_string());
+                self.again(index);
+            }
             Stage::Over => self.close(index),
         }
         Ok(())
     }
 
-    pub(super) fn stalled_opening(&self, index: usize) -> Failure {
+    /// A stream was answered with something else. That ends the run before it has begun; later it is tried
+    /// again, as with a server that asks for patience (429, 503).
+    pub(super) fn unfit_answer(&mut self, index: usize, kind: &str, text: &str) -> Outcome<()> {
+        if self.plan.counts_errors {
+            self.count_failure(index, kind);
+            return Ok(());
+        }
+        match self.common.stage() {
+            Stage::Opening => return Err(self.during_opening(text)),
+            Stage::Live if self.subscribers[index].attempts >= ATTEMPTS => {
+                return Err(Failure::new(format!(
+                    "a subscriber could not come back in {ATTEMPTS} attempts: {text}"
+                )));
+            }
+            Stage::Live => {
+                self.recorder.error(kind);
+                self.again(index);
+            }
+            Stage::Over => self.close(index),
+        }
+        Ok(())
+    }
+
+    /// Counts what went wrong by its kind. The subscriber tries again later.
+    fn count_failure(&mut self, index: usize, kind: &str) {
+        self.recorder.error(kind);
+        let stage = self.common.stage();
+        if stage == Stage::Opening && self.subscribers[index].attempts == 0 {
+            self.control.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        if stage == Stage::Over { self.close(index) } else { self.again(index) }
+    }
+
+    /// A stream took too long to open.
+    pub(super) fn late_opening(&mut self, index: usize) -> Outcome<()> {
+        let subscriber = &self.subscribers[index];
+        let kind = match (subscriber.state, &subscriber.head) {
+            (State::Connecting, _) => "no connection in time",
+            (_, None) => "no answer in time",
+            (_, Some(_)) => "no whole response head in time",
+        };
+        let text = self.stalled_opening(index).to_string();
+        match self.common.stage() {
+            // The text says how far the opening had come already.
+            Stage::Opening if !self.plan.counts_errors => Err(Failure::new(text)),
+            _ => self.unfit_answer(index, kind, &text),
+        }
+    }
+
+    fn stalled_opening(&self, index: usize) -> Failure {
         let seconds = self.plan.head_timeout_ns as f64 / SECOND as f64;
         let subscriber = &self.subscribers[index];
         let text = match (&subscriber.state, &subscriber.head) {
@@ -123,7 +201,7 @@ impl Worker<'_> {
 
     /// Says how far the opening had come, which tells a wrong URL from a limit that was reached.
     pub(super) fn during_opening(&self, what: &str) -> Failure {
-        match self.book.report.opened {
+        match self.recorder.observations.opened {
             0 => Failure::new(what),
             opened => Failure::new(format!(
                 "{what} (this thread had opened {opened} streams before: is a limit reached?)"
@@ -132,8 +210,29 @@ impl Worker<'_> {
     }
 }
 
+/// Sends what TLS has to send. It is little, and sockets that are hardly used have room.
+pub(super) fn flush(tls: &mut ClientConnection, socket: &Option<OwnedFd>) -> io::Result<()> {
+    struct To(RawFd);
+
+    impl Write for To {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            sys::send(self.0, bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let Some(socket) = socket else { return Ok(()) };
+    while tls.wants_write() {
+        tls.write_tls(&mut To(socket.as_raw_fd()))?;
+    }
+    Ok(())
+}
+
 /// Why an answer is no event stream.
-pub(super) fn unfit(head: &http::Head, body: &[u8]) -> Option<String> {
+pub(super) fn unfit(head: &http::Head, body: &[u8], accepts_gzip: bool) -> Option<String> {
     let after = if body.is_empty() { String::new() } else { format!("; it says `{}`", excerpt(body)) };
     if (300..400).contains(&head.status) {
         return Some(format!("the server redirects ({}) to {}: use that URL", head.status, head.location));
@@ -146,10 +245,10 @@ pub(super) fn unfit(head: &http::Head, body: &[u8]) -> Option<String> {
         let kind = if kind.is_empty() { "no content type" } else { kind };
         return Some(format!("the answer is {kind}, not text/event-stream{after}"));
     }
-    if !matches!(head.content_encoding.as_str(), "" | "identity") {
+    let encoding = head.content_encoding.as_str();
+    if !(matches!(encoding, "" | "identity") || accepts_gzip && matches!(encoding, "gzip" | "x-gzip")) {
         return Some(format!(
-            "the stream is compressed ({}) although that was not asked for; this client does not decompress: turn it off",
-            head.content_encoding
+            "the stream is compressed ({encoding}) although that was not asked for: turn it off, or ask for gzip with --gzip"
         ));
     }
     None

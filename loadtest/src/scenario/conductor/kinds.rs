@@ -1,0 +1,146 @@
+//! What is particular to a scenario.
+
+use std::sync::atomic::Ordering;
+
+use super::{Conductor, SETTLE};
+use crate::client::Command;
+use crate::clock::{self, MILLISECOND, SECOND, nanoseconds};
+use crate::failure::{Failure, Outcome};
+use crate::publish::{Pace, Publisher};
+use crate::scenario::options::{Idle, Listen, Storm};
+use crate::scenario::run::progress;
+use crate::scenario::snapshot::Snapshot;
+
+impl Conductor<'_> {
+    pub(super) fn idle(&mut self, idle: &Idle) -> Outcome<()> {
+        let &Idle { events, settle } = idle;
+        let settled = clock::now() + nanoseconds(settle);
+        while clock::now() < settled {
+            self.rest((settled - clock::now().min(settled)).min(100 * MILLISECOND))?;
+        }
+        let bar = progress("idle", self.load.duration.as_secs(), self.load.quiet);
+        let begin = Snapshot::at(self.server, true);
+        let end = clock::now() + nanoseconds(self.load.duration);
+        while clock::now() < end {
+            self.rest((end - clock::now().min(end)).min(100 * MILLISECOND))?;
+            bar.set_position((clock::now() - begin.at) / SECOND);
+        }
+        bar.finish_and_clear();
+        self.evidence.idle = Some((begin, Snapshot::at(self.server, true)));
+        // While nothing was published the client had nothing to do.
+        self.watch_client()?;
+        if !self.tried {
+            self.evidence.last = Snapshot::at(self.server, false);
+            return Ok(());
+        }
+        let pace = Pace::Schedule { start: clock::now(), rate: self.load.rate, burst: 1, count: events };
+        let publisher = Publisher::start(self.route(0, 1), pace, self.sequences.clone())?;
+        self.attend(vec![publisher], events, |_| Ok(()))?;
+        self.outstanding()?;
+        self.rest(SETTLE)?;
+        self.evidence.last = Snapshot::at(self.server, false);
+        Ok(())
+    }
+
+    /// Streams are open; whatever comes is measured for a time, or until the last one has ended.
+    pub(super) fn listen(&mut self, listen: &Listen) -> Outcome<()> {
+        let bar = progress("listening", self.load.duration.as_secs(), self.load.quiet);
+        let (begin, all) = (clock::now(), self.load.subscribers);
+        let end = begin + nanoseconds(self.load.duration);
+        while clock::now() < end && !(listen.once && self.crowd()?.over() + self.crowd()?.failed() >= all) {
+            self.rest((end - clock::now().min(end)).min(20 * MILLISECOND))?;
+            bar.set_position((clock::now() - begin) / SECOND);
+        }
+        bar.finish_and_clear();
+        self.evidence.active(clock::now());
+        Ok(())
+    }
+
+    pub(super) fn storm(&mut self, storm: &Storm) -> Outcome<()> {
+        /// Where a storm stands.
+        enum Phase {
+            Before,
+            /// Since then all are being cut.
+            Cutting,
+            /// All are away; events up to this number are published meanwhile.
+            Away(u64),
+            /// Since then all come back.
+            Returning(u64),
+            Back,
+        }
+        let publishers = self.publishers()?;
+        let (all, missed) = (self.load.subscribers, storm.missed);
+        let due = clock::now() + nanoseconds(self.load.duration) / 3;
+        let before = self.crowd()?.opened();
+        // A publish that has no answer yet may not be with the server.
+        let under_way = self.load.pipeline as u64;
+        let mut phase = Phase::Before;
+        self.attend(publishers, self.count, |this| {
+            let now = clock::now();
+            let published = this.sequences[0].load(Ordering::Relaxed);
+            match phase {
+                Phase::Before if now >= due => {
+                    this.crowd()?.tell(|| Command::CutAll);
+                    phase = Phase::Cutting;
+                }
+                Phase::Cutting if this.crowd()?.open() == 0 => {
+                    phase = Phase::Away(published + missed + under_way);
+                }
+                Phase::Away(enough) if published >= enough => {
+                    this.evidence.published_while_away = Some(missed);
+                    this.crowd()?.tell(|| Command::Return);
+                    phase = Phase::Returning(now);
+                }
+                Phase::Returning(since) if this.crowd()?.opened() >= before + all => {
+                    this.evidence.all_back_ns = Some(now - since);
+                    phase = Phase::Back;
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        let since = match phase {
+            Phase::Back => return Ok(()),
+            Phase::Returning(since) => since,
+            Phase::Before | Phase::Cutting | Phase::Away(_) => {
+                self.crowd()?.tell(|| Command::Return);
+                return Err(Failure::new(format!(
+                    "the storm was over before {missed} events were published while all streams were cut: raise --rate or --duration, or lower --missed"
+                )));
+            }
+        };
+        let patience = clock::now() + nanoseconds(self.load.patience) + nanoseconds(self.load.head_timeout);
+        while clock::now() < patience {
+            self.rest(MILLISECOND)?;
+            if self.crowd()?.opened() >= before + all {
+                self.evidence.all_back_ns = Some(clock::now() - since);
+                return Ok(());
+            }
+        }
+        Err(Failure::new("not everybody was back in time after the storm"))
+    }
+
+    pub(super) fn slow(&mut self) -> Outcome<()> {
+        let publishers = self.publishers()?;
+        let due = clock::now() + 20 * MILLISECOND + nanoseconds(self.load.duration) / 2;
+        let mut stalled = false;
+        let mut published_before = 0;
+        self.attend(publishers, self.count, |this| {
+            if !stalled && clock::now() >= due {
+                stalled = true;
+                published_before = this.sequences[0].load(Ordering::Relaxed);
+                this.evidence.stall_before = Some(Snapshot::at(this.server, false));
+                this.crowd()?.tell(|| Command::Stall { group: 1, stalled: true });
+            }
+            Ok(())
+        })?;
+        self.rest(100 * MILLISECOND)?;
+        self.evidence.stall_after = Some(Snapshot::at(self.server, false));
+        self.crowd()?.tell(|| Command::Stall { group: 1, stalled: false });
+        self.rest(100 * MILLISECOND)?;
+        let events = self.sequences[0].load(Ordering::Relaxed).saturating_sub(published_before);
+        let bytes = events * self.groups[1].subscribers as u64 * self.load.size as u64;
+        self.evidence.stalled_backlog = Some((bytes, self.crowd()?.waiting()));
+        Ok(())
+    }
+}

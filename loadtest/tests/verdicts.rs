@@ -1,0 +1,306 @@
+//! What made a run valid although it showed nothing, or ended the judge: each is noticed.
+
+mod fake;
+
+use std::time::Duration;
+
+use fake::{Behaviour, Fake, Send, judge};
+
+fn mischievous(mischief: impl Fn(usize, usize) -> Vec<Send> + Sync + std::marker::Send + 'static) -> Fake {
+    Fake::start(Behaviour { mischief: Box::new(mischief), ..Behaviour::default() })
+}
+
+/// A stream that ended and never came back was a note of a run that was valid.
+#[test]
+fn streams_that_are_dead_at_the_end_make_a_run_not_valid() {
+    // The last event is the end of three streams, which are told to come back in an hour.
+    let hang_up = |subscriber, event| match (subscriber, event) {
+        (1 | 4 | 7, 20) => vec![Send::Event(event), Send::Hangup],
+        _ => vec![Send::Event(event)],
+    };
+    let behaviour = |retry_ms| Behaviour { mischief: Box::new(hang_up), retry_ms, ..Behaviour::default() };
+    let run = "fanout -n 20 -r 100 -d 200ms --patience 300ms --retry 100ms";
+    let verdict = Fake::start(behaviour(3_600_000)).judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (1, [0; 4]), "{}", verdict.complaint);
+    assert!(verdict.complaint.contains("3 of 20 streams were not open at the end"), "{}", verdict.complaint);
+    assert_eq!((verdict.count("streams_open_at_end"), verdict.count("streams_reopened")), (17, 0));
+
+    let verdict = Fake::start(behaviour(50)).judge(run);
+    assert_eq!((verdict.code, verdict.count("streams_open_at_end")), (0, 20), "{}", verdict.complaint);
+}
+
+/// Against a server that ignores `Last-Event-ID`, at the default rate nothing was published while the streams
+/// were away, and nothing was lost.
+#[test]
+fn a_storm_shows_that_resume_works_or_says_that_it_was_not_tested() {
+    let run = "storm -n 20 -d 3s --patience 400ms";
+    let verdict = Fake::start(Behaviour { replays: true, ..Behaviour::default() }).judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!((verdict.count("streams_resumed"), verdict.count("published_while_away")), (20, 5));
+
+    let verdict = Fake::start(Behaviour { ids: true, ..Behaviour::default() }).judge(run);
+    assert_eq!(verdict.code, 1);
+    assert!(verdict.count("lost") >= 20 * 5, "{}", verdict.complaint);
+
+    let verdict = Fake::start(Behaviour::default()).judge(run);
+    assert_eq!(verdict.code, 1);
+    assert!(verdict.complaint.contains("the server gave no ids"), "{}", verdict.complaint);
+
+    let verdict =
+        Fake::start(Behaviour { replays: true, ..Behaviour::default() }).judge("storm -n 5 -d 600ms");
+    assert_eq!(verdict.code, 1);
+    assert!(verdict.complaint.contains("raise --rate or --duration"), "{}", verdict.complaint);
+}
+
+/// A line without an end took gigabytes, and then the process ended without a report.
+#[test]
+fn a_line_without_an_end_ends_the_run_with_a_reason() {
+    for endless in ["data: xxxxxxxxxxxxxxxxxxxxxx", "id: xxxxxxxxxxxxxxxxxx", "xxxxxxxxxxx", "data: x\n"] {
+        let endless = Some(endless);
+        let fake = Fake::start(Behaviour { endless, framing: fake::Framing::Close, ..Behaviour::default() });
+        let verdict = fake.judge("fanout -n 2 -d 1s --patience 5s");
+        assert_eq!(verdict.code, 1, "{endless:?}");
+        assert!(verdict.complaint.contains("--max-line"), "{endless:?}: {}", verdict.complaint);
+    }
+    // A comment without an end is thrown away as it comes.
+    let fake = Fake::start(Behaviour {
+        endless: Some(":::::::::::::::::::::::::::::::::::::::::::::::::::::"),
+        framing: fake::Framing::Close,
+        ..Behaviour::default()
+    });
+    let verdict = fake.judge("listen -n 2 -d 1s");
+    assert!(verdict.complaint.contains("no event came"), "{}", verdict.complaint);
+    assert!(verdict.count("received_bytes") > 10_000_000, "{}", verdict.json);
+}
+
+#[test]
+fn a_long_line_that_is_meant_so_is_read() {
+    let run = "fanout -n 2 -r 10 -d 300ms --size 300000 --max-line";
+    let fake = Fake::start(Behaviour::default());
+    let verdict = fake.judge(&format!("{run} 300100"));
+    assert_eq!((verdict.code, verdict.count("deliveries")), (0, 2 * 4), "{}", verdict.complaint);
+    assert_eq!(fake.judge(&format!("{run} 2000")).code, 2);
+}
+
+#[test]
+fn early_hints_are_not_the_answer() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
+    let fake = Fake::start(Behaviour { hints, ..Behaviour::default() });
+    let verdict = fake.judge("fanout -n 5 -r 20 -d 200ms");
+    assert_eq!((verdict.code, verdict.count("deliveries")), (0, 5 * 5), "{}", verdict.complaint);
+}
+
+/// The patience was a minute whatever was asked for.
+#[test]
+fn a_publish_without_an_answer_ends_the_run_after_the_patience() {
+    let fake = Fake::start(Behaviour { mute: true, ..Behaviour::default() });
+    let verdict = fake.judge("fanout -n 2 -d 1s --patience 300ms");
+    assert_eq!(verdict.code, 1);
+    let expected = format!(
+        "no answer for 0.3 s: raise --patience if the server needs longer; it was POST http://{}/events/load",
+        fake.address
+    );
+    assert!(verdict.complaint.contains(&expected), "{}", verdict.complaint);
+}
+
+#[test]
+fn a_refused_publish_is_told_with_what_was_asked() {
+    let fake = Fake::start(Behaviour { publish_status: "403 Forbidden", ..Behaviour::default() });
+    let verdict = fake.judge("fanout -n 2 -d 1s --publish-body {\"a\":\"{data}\"}");
+    let told = &verdict.complaint;
+    for expected in ["403", "reason", "POST http://", "/events/load", "~fl"] {
+        assert!(told.contains(expected), "`{expected}` is not in `{told}`");
+    }
+}
+
+/// Reports named 127.0.0.1:8844 whatever was asked, and where only the subscription was given it was published
+/// there.
+#[test]
+fn a_report_names_what_was_asked_and_nothing_is_published_by_accident() {
+    let verdict = judge("fanout -n 2 -d 1s --subscribe-url http://127.0.0.1:9/events");
+    assert_eq!(verdict.code, 2);
+    for expected in ["--publish-url", "fanfare-load listen"] {
+        assert!(verdict.complaint.contains(expected), "{}", verdict.complaint);
+    }
+    let fake = Fake::start(Behaviour::default());
+    let url = format!("http://{}/events/x", fake.address);
+    let arguments =
+        format!("fanout -n 2 -r 20 -d 200ms --server plain --subscribe-url {url} --publish-url {url}");
+    let verdict = judge(&arguments);
+    assert_eq!((verdict.code, &verdict.json["name"]), (0, &url.into()), "{}", verdict.complaint);
+}
+
+#[test]
+fn data_that_the_server_changes_is_not_taken_for_a_wrong_topic() {
+    let fake = mischievous(|_, event| vec![Send::Changed(event, 100)]);
+    let verdict = fake.judge("fanout -n 2 -d 1s --patience 300ms");
+    assert_eq!(verdict.code, 1);
+    let told = &verdict.complaint;
+    assert!(told.contains("was damaged at every subscriber") && !told.contains("same topic"), "{told}");
+}
+
+/// Patience began anew with each delivery, so a server that was later with each event was valid.
+#[test]
+fn a_server_that_is_later_with_each_event_has_fallen_behind() {
+    // It takes 80 ms for an event, and gets one each 20 ms.
+    let delay = |event| if event == 0 { Duration::ZERO } else { Duration::from_millis(80) };
+    let fake = Fake::start(Behaviour { delay: Box::new(delay), ..Behaviour::default() });
+    let verdict = fake.judge("fanout -n 5 -r 50 -d 2s");
+    assert_eq!((verdict.code, verdict.faults()), (1, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(
+        (&verdict.json["verdict"], &verdict.json["fell_behind"]),
+        (&"fell behind".into(), &true.into())
+    );
+    assert!(verdict.complaint.contains("fell behind"), "{}", verdict.complaint);
+    let figure = |key: &str| verdict.json[key].as_f64().unwrap();
+    assert!(figure("latency_growth_ms") > 1_000.0);
+    assert!(figure("deliveries_per_s") < figure("offered_deliveries_per_s") / 2.0);
+
+    let verdict = Fake::start(Behaviour::default()).judge("fanout -n 5 -r 50 -d 2s");
+    assert_eq!((verdict.code, &verdict.json["fell_behind"]), (0, &false.into()), "{}", verdict.complaint);
+}
+
+/// The data was always the same letter: what was changed in its middle was not noticed.
+#[test]
+fn a_changed_byte_is_damage() {
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (3, 5) => vec![Send::Changed(event, 150)],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge("fanout -n 5 -r 100 -d 200ms --patience 300ms");
+    assert_eq!((verdict.code, verdict.faults()), (1, [1, 0, 0, 1]), "{}", verdict.complaint);
+}
+
+#[test]
+fn text_of_several_lines_is_judged_whole() {
+    let run = "fanout -n 3 -r 50 -d 300ms --payload text --size 500";
+    for newline in ["\n", "\r\n"] {
+        let verdict = Fake::start(Behaviour { newline, ..Behaviour::default() }).judge(run);
+        assert_eq!((verdict.code, verdict.count("deliveries")), (0, 3 * 16), "{}", verdict.complaint);
+    }
+    // A server in whose JSON the data would break.
+    let verdict = judge("fanout --payload text --publish-body {\"a\":\"{data}\"}");
+    assert_eq!(verdict.code, 2);
+    assert!(verdict.complaint.contains("{data:json}"), "{}", verdict.complaint);
+}
+
+#[test]
+fn ids_that_name_two_events_or_are_missing_are_wrong() {
+    let run = "fanout -n 4 -r 50 -d 300ms --patience 300ms";
+    let fake = mischievous(|_, event| match event {
+        3 => vec![Send::Named(3, "7", "message")],
+        7 => vec![Send::Named(7, "7", "message")],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (1, [0; 4]), "{}", verdict.complaint);
+    for expected in ["1 events have the id of another event", "8 deliveries had an id, and 56 had none"] {
+        assert!(verdict.complaint.contains(expected), "`{expected}` is not in `{}`", verdict.complaint);
+    }
+    assert_eq!(verdict.json["event_names"]["message"], 8);
+    assert!(verdict.json["notes"].to_string().contains("`onmessage` of a browser"), "{}", verdict.json);
+
+    let verdict = Fake::start(Behaviour { ids: true, ..Behaviour::default() }).judge(run);
+    assert_eq!((verdict.code, &verdict.json["ids"]["with"]), (0, &(4 * 16).into()), "{}", verdict.complaint);
+}
+
+/// Each topic was tried but only one event was published to the first ones, and none where there were many.
+#[test]
+fn each_topic_is_tried_on_each_stream() {
+    let fake = mischievous(|subscriber, event| match subscriber {
+        17 => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    // No event is due for the 18th topic after that.
+    let verdict = fake.judge("topics -n 20 -r 20 -d 500ms --threads 1 --connect-burst 1 --patience 300ms");
+    assert_eq!((verdict.code, verdict.count("tried_out")), (1, 20), "{}", verdict.complaint);
+    assert_eq!(verdict.faults(), [1, 0, 0, 0], "{}", verdict.complaint);
+}
+
+#[test]
+fn heartbeats_are_counted_and_missed() {
+    let beating = Behaviour { heartbeat: Duration::from_millis(100), ..Behaviour::default() };
+    let fake = Fake::start(beating);
+    let verdict = fake.judge("idle -n 5 -d 1500ms --events 1 --expect-heartbeat 1s");
+    assert_eq!(verdict.code, 0, "{}", verdict.complaint);
+    let heartbeats = &verdict.json["heartbeats"];
+    assert_eq!(heartbeats["streams_with"], 5);
+    assert!(heartbeats["count"].as_u64().unwrap() >= 5, "{heartbeats}");
+
+    let fake = Fake::start(Behaviour::default());
+    let verdict = fake.judge("idle -n 5 -d 1500ms --events 1 --expect-heartbeat 300ms");
+    assert_eq!(verdict.code, 1);
+    assert!(verdict.complaint.contains("5 streams got nothing for more than 0.6 s"), "{}", verdict.complaint);
+    assert_eq!(verdict.json["heartbeats"]["count"], 0);
+}
+
+/// What the stalled do not read waits in their own buffers first, where it does not burden the server.
+#[test]
+fn slow_readers_that_burden_only_themselves_are_named() {
+    let run = "slow -n 10 --share 0.5 -r 50 -d 1s --size 1000 --stalled-receive-buffer";
+    let noted = |verdict: &fake::Verdict| verdict.json["notes"].to_string().contains("own receive buffers");
+    let verdict = Fake::start(Behaviour::default()).judge(&format!("{run} 1000000"));
+    assert!(verdict.code == 0 && noted(&verdict), "{}", verdict.json);
+    let verdict = Fake::start(Behaviour::default()).judge(&format!("{run} 2048"));
+    assert!(verdict.code == 0 && !noted(&verdict), "{}", verdict.json);
+    assert!(verdict.count("slow_waiting_bytes") < verdict.count("slow_backlog_bytes") / 2);
+}
+
+/// A server that only the load test's own events could be sent through could not be judged at all.
+#[test]
+fn a_stream_that_nobody_publishes_to_is_listened_to() {
+    let tick = Duration::from_millis(100);
+    let tokens = vec![
+        (tick, "id: 1\ndata: {\"token\":\"a\"}\n\n"),
+        (tick, "id: 2\ndata: b\n\n"),
+        (tick, ":\n\nid: 3\ndata: [DONE]\n\n"),
+    ];
+    let fake = Fake::start(Behaviour { script: Some(tokens.clone()), ..Behaviour::default() });
+    let url = format!("http://{}/tokens", fake.address);
+    let verdict = judge(&format!("listen --once -n 10 -d 20s --subscribe-url {url}"));
+    assert_eq!((verdict.code, &verdict.json["valid"]), (0, &true.into()), "{}", verdict.complaint);
+    let listened = &verdict.json["listened"];
+    assert_eq!((&listened["events"], verdict.count("streams_ended")), (&30.into(), 10));
+    let p50 = |key: &str| listened[key]["p50"].as_f64().unwrap();
+    assert!(
+        p50("first_event_ms") >= 100.0 && p50("gap_ms") >= 90.0 && p50("last_event_ms") >= 290.0,
+        "{listened}"
+    );
+    assert_eq!(listened["gap_ms"]["count"], 20);
+
+    // Opened again, such a server starts from its beginning each time: its ids say that events come again.
+    let verdict = judge(&format!("listen -n 3 -d 1s --retry 50ms --subscribe-url {url}"));
+    assert!(verdict.count("streams_reopened") >= 3, "{}", verdict.json);
+    assert!(verdict.count("out_of_order") > 0, "{}", verdict.json);
+
+    let cut = Behaviour { script: Some(vec![(tick, "data: half an event\n")]), ..Behaviour::default() };
+    let fake = Fake::start(cut);
+    let verdict = judge(&format!("listen --once -n 2 -d 5s --subscribe-url http://{}/", fake.address));
+    assert_eq!(verdict.code, 1);
+    assert!(verdict.complaint.contains("2 streams were cut in the middle"), "{}", verdict.complaint);
+}
+
+/// `idle` waited for an event of its own, so the memory of such a server could not be measured.
+#[test]
+fn the_memory_of_any_server_is_measured() {
+    let fake = Fake::start(Behaviour::default());
+    let url = format!("http://{}/clock", fake.address);
+    let verdict =
+        judge(&format!("idle -n 10 -d 300ms --subscribe-url {url} --server-pid {}", std::process::id()));
+    assert_eq!((verdict.code, verdict.count("published")), (0, 0), "{}", verdict.complaint);
+    assert!(verdict.json["server_user_bytes_per_connection"].is_number(), "{}", verdict.json);
+    assert_eq!(fake.published(), 0);
+}
+
+#[test]
+fn errors_are_counted_by_kind_where_that_is_asked_for() {
+    let answer = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
+    let fake = Fake::start(Behaviour { answer: Some(answer), ..Behaviour::default() });
+    let run = format!("listen -n 4 -d 300ms --retry 10s --subscribe-url http://{}/", fake.address);
+    let verdict = judge(&format!("{run} --count-errors"));
+    assert_eq!(verdict.code, 1);
+    assert_eq!(verdict.json["errors"]["status 503"], 4, "{}", verdict.json);
+    assert!(verdict.complaint.contains("4 of 4 streams were not open"), "{}", verdict.complaint);
+    let verdict = judge(&run);
+    assert!(verdict.complaint.contains("answered 503") && verdict.code == 1, "{}", verdict.complaint);
+}
