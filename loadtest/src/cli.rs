@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::baseline::Serve;
-use crate::compare::{Compare, Refusal};
+use crate::compare::Compare;
 use crate::failure::Outcome;
+use crate::refusal::Refusal;
 use crate::scenario::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, Topics, read};
 
 /// Opens very many event streams to a server, publishes, and judges every delivery.

@@ -15,6 +15,7 @@ mod http;
 mod limits;
 mod provenance;
 mod publish;
+mod refusal;
 mod report;
 mod sample;
 mod scenario;
@@ -91,7 +92,7 @@ fn one_run(kind: &Kind, load: &Load) -> Outcome<ExitCode> {
 fn many_runs(compare: Compare) -> Outcome<ExitCode> {
     let result = compare.run()?;
     println!("{}\n{}; {}", comparison(&result), result.machine, result.arrangement);
-    for line in result.beside_bare() {
+    for line in result.versions().iter().chain(&result.beside_bare()) {
         println!("{line}");
     }
     Ok(ExitCode::from(match (result.partial, result.valid()) {

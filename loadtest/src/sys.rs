@@ -307,12 +307,6 @@ pub(crate) fn end_with_parent(parent: u32) -> bool {
     std::os::unix::process::parent_id() == parent
 }
 
-/// Whether this process may do everything.
-pub(crate) fn is_root() -> bool {
-    // SAFETY: geteuid takes nothing and cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
 /// Listens on loopback with a backlog that a storm fits into, whatever the standard library's is. With
 /// `shared` the port may have several listeners, and the kernel spreads new connections over them.
 pub(crate) fn listen(port: u16, shared: bool) -> io::Result<std::net::TcpListener> {

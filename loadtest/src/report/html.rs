@@ -193,17 +193,19 @@ pub(crate) fn page(comparison: &Comparison) -> String {
     for (_, svg) in plots(comparison) {
         page.push_str(&svg);
     }
-    page.push_str("<h2>Settings</h2><table class=\"text\"><tr><th>server</th><th>settings</th><th>what it cannot do</th></tr>");
+    page.push_str("<h2>Settings</h2><table class=\"text\"><tr><th>server</th><th>version</th><th>settings</th><th>what it cannot do</th><th>what its expert would object to</th></tr>");
     let mut told: Vec<&str> = Vec::new();
     for row in comparison.rows.iter() {
         if !told.contains(&row.name.as_str()) {
             told.push(&row.name);
             let _ = write!(
                 page,
-                "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escape(&row.name),
+                escape(row.version_of_program.as_deref().unwrap_or("-")),
                 escape(&row.settings),
-                escape(&row.cannot)
+                escape(&row.cannot),
+                escape(&row.objections.join(" "))
             );
         }
     }
