@@ -9,9 +9,11 @@ mod cli;
 mod client;
 mod clock;
 mod compare;
+mod exporter;
 mod failure;
 mod http;
 mod limits;
+mod outputs;
 mod publish;
 mod report;
 mod sample;
@@ -23,6 +25,8 @@ mod stamp;
 mod steer;
 mod sys;
 mod target;
+mod threshold;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -31,10 +35,11 @@ use clap::Parser;
 use crate::cli::{Cli, Task};
 use crate::compare::Compare;
 use crate::failure::{Failure, Outcome};
+use crate::outputs::Outputs;
 use crate::report::{Report, comparison, summary};
 use crate::scenario::{Kind, Load};
 
-/// A run that is not valid.
+/// A run that is not valid, or that fails a threshold.
 const NOT_VALID: u8 = 1;
 /// A run that could not be started.
 const NOT_STARTED: u8 = 2;
@@ -44,7 +49,7 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     sys::note_interrupts();
     let result = Cli::parse().command.task().and_then(|task| match task {
-        Task::Scenario(kind, load) => one_run(&kind, &load),
+        Task::Scenario(kind, load, outputs) => one_run(&kind, &load, &outputs),
         Task::Compare(compare) => many_runs(*compare),
         Task::Refusal(refusal) => refusal.run().map(|stop| {
             println!("{stop}");
@@ -63,18 +68,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn one_run(kind: &Kind, load: &Load) -> Outcome<ExitCode> {
-    let report = scenario::run(kind, load, &load.target_name())?;
+fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
+    if outputs.dry_run {
+        println!("{}", scenario::requests(kind, load)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut watch = outputs.begin(load)?;
+    let report = scenario::run_watched(kind, load, &load.target_name(), &mut watch)?;
     println!("{}", summary(&report));
+    outputs.write(&report)?;
     if let Some(path) = &load.json {
         write_json(path, &report)?;
     }
     for problem in &report.problems {
         eprintln!("fanfare-load: {problem}");
     }
+    for line in report.failed_thresholds() {
+        eprintln!("fanfare-load: {line}");
+    }
     Ok(ExitCode::from(match &report {
         Report { partial: true, .. } => INTERRUPTED,
-        Report { valid: true, .. } => 0,
+        Report { passed: true, .. } => 0,
         _ => NOT_VALID,
     }))
 }
@@ -85,7 +99,19 @@ fn many_runs(compare: Compare) -> Outcome<ExitCode> {
     for line in result.beside_bare() {
         println!("{line}");
     }
-    Ok(ExitCode::from(match (result.partial, result.valid()) {
+    let mut has_failed = false;
+    for row in &result.rows {
+        for (round, line) in row
+            .rounds
+            .iter()
+            .enumerate()
+            .flat_map(|(round, report)| report.failed_thresholds().map(move |line| (round + 1, line)))
+        {
+            has_failed = true;
+            eprintln!("fanfare-load: {} at {}, round {round}: {line}", row.name, row.connections);
+        }
+    }
+    Ok(ExitCode::from(match (result.partial, result.valid() && !has_failed) {
         (true, _) => INTERRUPTED,
         (_, true) => 0,
         _ => NOT_VALID,

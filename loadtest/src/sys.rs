@@ -28,6 +28,11 @@ pub(crate) fn monotonic_ns() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC)
 }
 
+/// Nanoseconds since 1970, for what other programs date.
+pub(crate) fn calendar_ns() -> u64 {
+    read_clock(libc::CLOCK_REALTIME)
+}
+
 /// Processor time of the calling thread in nanoseconds.
 pub(crate) fn thread_cpu_ns() -> u64 {
     read_clock(libc::CLOCK_THREAD_CPUTIME_ID)

@@ -17,6 +17,7 @@ pub(crate) use series::{Second, Series};
 pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
 
 use crate::failure::{Failure, Outcome};
+use crate::sequence::Faults;
 use crate::sources::Sources;
 use crate::sys::Waker;
 
@@ -125,6 +126,8 @@ pub(crate) enum Command {
     Churn { per_second: f64 },
     /// Tell how many deliveries are owed to those who are there.
     Owed,
+    /// Tell what was seen so far.
+    Seen,
     /// Observations: so many events were published to each topic.
     Finish { published: Arc<Vec<u64>> },
 }
@@ -144,7 +147,19 @@ struct Control {
     waiting: AtomicU64,
     /// The answer to [`Command::Owed`]; [`NO_ANSWER`] before it.
     owed: AtomicU64,
+    /// The answer to [`Command::Seen`].
+    seen: Mutex<Option<SeenSoFar>>,
     thread: AtomicI32,
+}
+
+/// What the subscribers of a run that is under way have seen.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenSoFar {
+    /// Of all deliveries that are measured, without those to subscribers that stall on purpose; in a run that
+    /// listens the time between two events of a stream.
+    pub(crate) latency: Timings,
+    /// What is lost shows at the end only.
+    pub(crate) faults: Faults,
 }
 
 const NO_ANSWER: u64 = u64::MAX;
@@ -207,6 +222,7 @@ impl Crowd {
                 delivered: AtomicU64::new(0),
                 damaged: AtomicU64::new(0),
                 owed: AtomicU64::new(NO_ANSWER),
+                seen: Mutex::default(),
                 thread: AtomicI32::new(0),
             }));
         }
@@ -274,6 +290,26 @@ impl Crowd {
             Some(control.owed.load(Ordering::Acquire)).filter(|&owed| owed != NO_ANSWER)
         };
         self.controls.iter().map(answer).sum()
+    }
+
+    /// Asks every worker what was seen so far.
+    pub(crate) fn ask_seen(&self) {
+        self.controls.iter().for_each(|control| *lock(&control.seen) = None);
+        self.tell(|| Command::Seen);
+    }
+
+    /// The answer, when everybody has given it.
+    pub(crate) fn seen(&self) -> Option<SeenSoFar> {
+        if self.controls.iter().any(|control| lock(&control.seen).is_none()) {
+            return None;
+        }
+        let answers = self.controls.iter().filter_map(|control| lock(&control.seen).take());
+        answers.reduce(|mut all, one| {
+            // It grows as far as the other, so adding cannot fail.
+            let _ = all.latency.add(&one.latency);
+            all.faults.add(one.faults);
+            all
+        })
     }
 
     /// Streams that were opened so far, reopened ones again.

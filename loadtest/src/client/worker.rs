@@ -217,6 +217,7 @@ impl<'a> Worker<'a> {
                     });
                     self.control.owed.store(owed.sum(), Ordering::Release);
                 }
+                Command::Seen => *lock(&self.control.seen) = Some(self.recorder.seen()),
                 Command::Finish { published } => return Some(published),
             }
         }

@@ -19,6 +19,7 @@ use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::sys;
 use crate::target::RequestTemplates;
+use crate::watch::{Counts, Watch};
 
 /// Lets memory and timers come to rest before a look at them.
 const SETTLE: u64 = 500 * MILLISECOND;
@@ -46,6 +47,7 @@ pub(super) struct Conductor<'a> {
     pub(super) evidence: Evidence,
     pub(super) next_memory_look: u64,
     pub(super) askers: Option<Askers>,
+    pub(super) watch: &'a mut Watch,
 }
 
 impl Conductor<'_> {
@@ -133,7 +135,32 @@ impl Conductor<'_> {
         if let Some(failure) = self.crowd()?.failure() {
             return Err(failure);
         }
+        self.look()?;
         self.memory_left()
+    }
+
+    /// What is seen each second while the run lasts.
+    fn look(&mut self) -> Outcome<()> {
+        let Some(crowd) = &self.crowd else { return Ok(()) };
+        if self.watch.waits()
+            && let Some(seen) = crowd.seen()
+        {
+            self.watch.answered(seen)?;
+        }
+        let now = clock::now();
+        if self.watch.is_due(now) {
+            let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
+            let counts = Counts {
+                streams_open: crowd.open(),
+                streams_wanted: self.load.subscribers,
+                published,
+                deliveries: crowd.delivered(),
+            };
+            if self.watch.look(now, counts) {
+                crowd.ask_seen();
+            }
+        }
+        Ok(())
     }
 
     /// Ends the run before the kernel ends a process.
@@ -254,6 +281,7 @@ impl Conductor<'_> {
         let mut result = Ok(());
         while publishers.iter().any(|publisher| !publisher.is_done()) {
             bar.set_position(publishers.iter().map(Publisher::sent).sum());
+            self.watch.show(&bar);
             if result.is_ok() {
                 result = self.go_on().and_then(|()| meanwhile(self));
                 if result.is_err() {
@@ -336,6 +364,7 @@ impl Conductor<'_> {
                 asked = true;
             }
             bar.set_position(delivered);
+            self.watch.show(&bar);
             self.go_on()?;
             clock::sleep_until(clock::now() + MILLISECOND);
         }
@@ -402,6 +431,9 @@ impl Conductor<'_> {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
         }
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
+        let listens = matches!(self.kind, Kind::Listen(_)) || !self.load.can_publish();
+        let stalls = matches!(self.kind, Kind::Slow(_)).then_some(1);
+        self.watch.end(&observed.latency_of_all(stalls, listens))?;
         let case = figures::Case {
             kind: self.kind,
             load: self.load,
@@ -409,7 +441,10 @@ impl Conductor<'_> {
             name,
             published,
             tried_out: self.tried_out,
+            earlier: self.watch.wants.earlier.as_ref(),
         };
-        Ok(figures::report(&case, evidence, observed, result.err(), notes))
+        let mut report = figures::report(&case, evidence, observed, result.err(), notes);
+        self.watch.complete(&mut report.seconds, published);
+        Ok(report)
     }
 }

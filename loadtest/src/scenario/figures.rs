@@ -10,7 +10,8 @@ use crate::clock::{MILLISECOND, SECOND};
 use crate::failure::Failure;
 use crate::publish::Tally;
 use crate::report::{
-    Client, ClientThread, Heartbeats, Listened, Opening, Part, Percentiles, Report, SecondOfRun, curve, round,
+    Client, ClientThread, Earlier, Heartbeats, Listened, Opening, Part, Percentiles, Report, SecondOfRun,
+    against, curve, round,
 };
 use crate::sequence::Faults;
 use crate::{sample, sys};
@@ -24,6 +25,7 @@ pub(super) struct Case<'a> {
     pub(super) published: u64,
     /// Of these, before the measurement.
     pub(super) tried_out: u64,
+    pub(super) earlier: Option<&'a Earlier>,
 }
 
 /// What the conductor noted.
@@ -157,6 +159,7 @@ pub(super) fn report(
     server(&mut report, case, &evidence, &observed);
     client(&mut report, case, &evidence, &observed.threads);
     verdict::pronounce(&mut report, case, &evidence, failure);
+    report.against = case.earlier.map(|earlier| against(&report, earlier));
     report
 }
 
@@ -180,6 +183,7 @@ fn seconds(series: &Series) -> Vec<SecondOfRun> {
         deliveries: second.arrived,
         latency_mean_ms: (second.due > 0).then(|| milliseconds(second.latency_sum / second.due)),
         latency_max_ms: (second.due > 0).then(|| milliseconds(second.latency_max)),
+        ..SecondOfRun::default()
     };
     series.seconds.iter().map(second).collect()
 }
@@ -225,13 +229,8 @@ fn opening(report: &mut Report, evidence: &Evidence, observed: &Observations) {
 }
 
 fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
-    let mut all = timings();
-    for (index, part) in observed.latency.iter().enumerate() {
-        // What the stalled see is not the server's doing; it is shown apart.
-        if !(matches!(case.kind, Kind::Slow(_)) && index % case.groups.len() == 1) {
-            let _ = all.add(part);
-        }
-    }
+    // What the stalled see is not the server's doing; it is shown apart.
+    let all = observed.latency_of_all(matches!(case.kind, Kind::Slow(_)).then_some(1), false);
     report.latency_us = Percentiles::of(&all, 1e3);
     report.latency_curve = curve(&all);
     let names: &[&str] = match case.kind {

@@ -1,6 +1,7 @@
 //! Scenarios: what is asked of a server, and how the answer is judged.
 
 mod conductor;
+mod dry_run;
 mod figures;
 mod file;
 mod options;
@@ -8,6 +9,7 @@ mod run;
 mod snapshot;
 mod verdict;
 
+pub(crate) use dry_run::requests;
 pub(crate) use file::read;
 pub(crate) use options::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm};
-pub(crate) use run::{check, run};
+pub(crate) use run::{check, run, run_watched};

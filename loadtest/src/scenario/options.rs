@@ -10,6 +10,7 @@ use crate::clock::parse_duration;
 use crate::failure::{Failure, Outcome};
 use crate::stamp::{self, Payload};
 use crate::target::{Dialect, RequestTemplates, Template};
+use crate::threshold::Threshold;
 
 /// Of one run.
 const MOST_SUBSCRIBERS: u64 = 10_000_000;
@@ -118,9 +119,12 @@ pub(crate) struct Load {
     /// Count streams that cannot be opened by the kind of the error, and go on without them
     #[arg(long)]
     pub(crate) count_errors: bool,
-    /// The run is not valid where the client was the bottleneck
-    #[arg(long)]
-    pub(crate) strict_client: bool,
+    /// Fail, with exit code 1, where this is true of the run: a figure, a comparison, and a number with its
+    /// unit, e.g. 'p99>50ms', 'lost>0', 'deliveries_per_s<100000', 'server_memory_per_stream>10KiB',
+    /// 'cpu_per_delivery>2us', or 'client-bound'. May be given several times; a wrong name lists the right ones.
+    /// With --against also a change: 'p99>+10%'
+    #[arg(long, value_name = "THRESHOLD")]
+    pub(crate) fail_if: Vec<Threshold>,
 
     /// Ask this URL meanwhile, again and again: what other requests do to the deliveries
     #[arg(long, value_name = "URL")]

@@ -23,6 +23,8 @@ use crate::sources::Sources;
 use crate::steer::{Steered, pin_server};
 use crate::sys;
 use crate::target::{RequestTemplates, Values};
+use crate::threshold;
+use crate::watch::Watch;
 
 /// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
 /// a minute.
@@ -42,7 +44,13 @@ pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
 
 /// Runs a scenario. An error is a run that could not start; what went wrong later is in the report.
 pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
+    run_watched(kind, load, name, &mut Watch::default())
+}
+
+/// The same, seen while it lasts.
+pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watch) -> Outcome<Report> {
     check(kind, load)?;
+    threshold::check(&load.fail_if, load.server_pid.is_some(), watch.wants.earlier.is_some())?;
     let templates = load.templates()?;
     let target = templates.subscribe.address()?;
     if load.steered && !target.ip().is_loopback() {
@@ -77,11 +85,8 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };
 
     let groups = groups(kind, load)?;
-    let topics = groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1);
-    let names: Arc<Vec<String>> = Arc::new(match topics {
-        1 => vec![load.topic.clone()],
-        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
-    });
+    let topics = topics_in(&groups);
+    let names = Arc::new(topic_names(load, topics));
     let listens = matches!(kind, Kind::Listen(_)) || !load.can_publish();
     let tried = !listens;
     // Seeded by the system at each start: events that an earlier run left behind are told apart.
@@ -129,6 +134,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     let before = quiet_snapshot(server);
     let own_before = sample::own_bytes();
     let started = clock::now();
+    watch.begin(plan.start);
     let crowd = Crowd::start(plan)?;
     let mut conductor = Conductor {
         kind,
@@ -146,11 +152,29 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         evidence: Evidence::new(before, own_before),
         next_memory_look: 0,
         askers: None,
+        watch,
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);
     drop(steered);
     report
+}
+
+fn topics_in(groups: &[Group]) -> u32 {
+    groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1)
+}
+
+/// The names of a run's topics.
+pub(super) fn topics_of(kind: &Kind, load: &Load) -> Outcome<Vec<String>> {
+    Ok(topic_names(load, topics_in(&groups(kind, load)?)))
+}
+
+/// The names of so many topics.
+fn topic_names(load: &Load, topics: u32) -> Vec<String> {
+    match topics {
+        1 => vec![load.topic.clone()],
+        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
+    }
 }
 
 fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
@@ -229,7 +253,9 @@ pub(super) fn progress(what: &'static str, length: u64, quiet: bool) -> Progress
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template("{msg:18} {wide_bar} {human_pos}/{human_len} {elapsed}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg:18} {wide_bar} {human_pos}/{human_len} {elapsed} {prefix}")
+    {
         bar.set_style(style);
     }
     bar.with_message(what)

@@ -159,6 +159,11 @@ impl Fake {
         self.inside.state.lock().unwrap().0.len()
     }
 
+    /// Subscriptions that it was asked for.
+    pub(crate) fn subscribed(&self) -> usize {
+        self.inside.joined.load(Ordering::SeqCst)
+    }
+
     /// Runs the load test against it; `arguments` start with the scenario.
     pub(crate) fn judge(&self, arguments: &str) -> Verdict {
         judge(&format!("{arguments} --server plain --url http://{}", self.address))

@@ -50,6 +50,7 @@ impl Conductor<'_> {
         while clock::now() < end && !(listen.once && self.crowd()?.over() + self.crowd()?.failed() >= all) {
             self.rest((end - clock::now().min(end)).min(20 * MILLISECOND))?;
             bar.set_position((clock::now() - begin) / SECOND);
+            self.watch.show(&bar);
         }
         bar.finish_and_clear();
         self.evidence.active_until = clock::now();
