@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::baseline::Serve;
 use crate::compare::{Compare, Refusal};
 use crate::failure::Outcome;
+use crate::find::Find;
 use crate::outputs::Outputs;
 use crate::scenario::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, read};
 use crate::threshold::Threshold;
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Mixed(Box<With<Mixed>>),
     /// Run a scenario file
     Run(RunFile),
+    /// Raise streams or the rate step by step until a threshold fails: what the server holds
+    Find(Box<Find>),
     /// A scenario over several servers: table, JSON, and a page with plots
     Compare(Box<Compare>),
     /// Open streams to a baseline until it refuses, and name the limit that stopped it
@@ -94,6 +97,8 @@ pub(crate) struct RunFile {
 pub(crate) enum Task {
     /// One run against one server.
     Scenario(Kind, Box<Load>, Outputs),
+    /// Many runs against one server.
+    Find(Box<Find>),
     /// Many runs against several servers.
     Compare(Box<Compare>),
     /// Find out where a server stops.
@@ -114,6 +119,7 @@ impl Command {
             Command::Slow(with) => (Kind::Slow(with.own), with.load, with.outputs),
             Command::Churn(with) => (Kind::Churn(with.own), with.load, with.outputs),
             Command::Mixed(with) => (Kind::Mixed(with.own), with.load, with.outputs),
+            Command::Find(find) => return Ok(Task::Find(find)),
             Command::Compare(compare) => return Ok(Task::Compare(compare)),
             Command::Refusal(refusal) => return Ok(Task::Refusal(refusal)),
             Command::Baseline(serve) => return Ok(Task::Baseline(serve)),

@@ -11,6 +11,7 @@ mod clock;
 mod compare;
 mod exporter;
 mod failure;
+mod find;
 mod http;
 mod limits;
 mod outputs;
@@ -35,6 +36,7 @@ use clap::Parser;
 use crate::cli::{Cli, Task};
 use crate::compare::Compare;
 use crate::failure::{Failure, Outcome};
+use crate::find::Find;
 use crate::outputs::Outputs;
 use crate::report::{Report, comparison, summary};
 use crate::scenario::{Kind, Load};
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
     sys::note_interrupts();
     let result = Cli::parse().command.task().and_then(|task| match task {
         Task::Scenario(kind, load, outputs) => one_run(&kind, &load, &outputs),
+        Task::Find(find) => search(&find),
         Task::Compare(compare) => many_runs(*compare),
         Task::Refusal(refusal) => refusal.run().map(|stop| {
             println!("{stop}");
@@ -89,6 +92,19 @@ fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
     Ok(ExitCode::from(match &report {
         Report { partial: true, .. } => INTERRUPTED,
         Report { passed: true, .. } => 0,
+        _ => NOT_VALID,
+    }))
+}
+
+fn search(find: &Find) -> Outcome<ExitCode> {
+    let found = find.run()?;
+    println!("{}", find.summary(&found));
+    if let Some(path) = find.json() {
+        write_json(path, &found)?;
+    }
+    Ok(ExitCode::from(match (found.partial, found.held) {
+        (true, _) => INTERRUPTED,
+        (_, Some(_)) => 0,
         _ => NOT_VALID,
     }))
 }

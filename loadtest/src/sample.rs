@@ -173,6 +173,11 @@ pub(crate) fn available_bytes() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
+/// All memory of the machine.
+pub(crate) fn all_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
 /// One line about the machine, for reports.
 pub(crate) fn machine() -> String {
     let first = |path: &str, name: &str| {

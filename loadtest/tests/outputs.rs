@@ -123,8 +123,7 @@ fn a_client_at_its_limit_fails_where_that_is_asked_for() {
 
 #[test]
 fn a_page_a_series_and_a_log_hold_the_run() {
-    let [page, series, log, json] =
-        ["page.html", "series.csv", "run.hlog", "report.json"].map(|name| fake::scratch(name));
+    let [page, series, log, json] = ["page.html", "series.csv", "run.hlog", "report.json"].map(fake::scratch);
     let arguments = format!(
         "fanout -n 4 -r 40 -d 2500ms --fail-if p99>30s --html {} --csv {} --hlog {} --json {}",
         page.display(),

@@ -155,14 +155,14 @@ fn plots(report: &Report) -> Vec<String> {
         ],
     );
     plot(
-        "Streams, events and deliveries by second",
+        "Events and deliveries by second",
         "",
         vec![
             line("deliveries", 0, &|second| Some(second.deliveries as f64)),
-            line("streams open", 4, &|second| Some(second.streams_open as f64)),
-            line("published", 8, &|second| Some(second.published as f64)),
+            line("events", 8, &|second| Some(second.published as f64)),
         ],
     );
+    plot("Open streams by second", "", vec![line("streams", 4, &|second| Some(second.streams_open as f64))]);
     all
 }
 
@@ -195,7 +195,7 @@ mod tests {
         for told in ["threshold failed", "a note", "a problem", "FAILED", "passed", "load.rate", "7.5"] {
             assert!(page.contains(told), "{told}");
         }
-        assert_eq!(page.matches("<svg").count(), 3);
+        assert_eq!(page.matches("<svg").count(), 4);
         for outside in ["src=", "href=", "url(", "@import", "<script"] {
             assert!(!page.contains(outside), "{outside}");
         }

@@ -73,6 +73,8 @@ pub(crate) struct Behaviour {
     pub(crate) impatient: bool,
     /// The number of the event at which the server dies.
     pub(crate) dies_at: usize,
+    /// So many streams at most are open; others are refused with 503.
+    pub(crate) most_streams: usize,
 }
 
 impl Default for Behaviour {
@@ -97,6 +99,7 @@ impl Default for Behaviour {
             publish_status: "200 OK",
             impatient: false,
             dies_at: usize::MAX,
+            most_streams: usize::MAX,
         }
     }
 }
@@ -216,6 +219,14 @@ pub(crate) fn verdict(output: &Output, file: &std::path::Path) -> Verdict {
     }
 }
 
+/// Whether the other end of a stream has gone.
+fn is_closed(socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let gone = !matches!(socket.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    socket.set_nonblocking(false).unwrap();
+    gone
+}
+
 impl Inside {
     fn serve(&self, socket: TcpStream) {
         socket.set_nodelay(true).unwrap();
@@ -279,6 +290,13 @@ impl Inside {
             "{hints}HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{framing}\r\n"
         );
         let mut state = self.state.lock().unwrap();
+        if self.behaviour.most_streams < usize::MAX {
+            state.1.iter_mut().for_each(|slot| _ = slot.take_if(|(_, socket)| is_closed(socket)));
+            if state.1.iter().flatten().count() >= self.behaviour.most_streams {
+                let _ = socket.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+                return;
+            }
+        }
         let number = self.joined.fetch_add(1, Ordering::SeqCst);
         if socket.write_all(head.as_bytes()).is_err() {
             return;
