@@ -109,7 +109,7 @@ pub(crate) enum Task {
 
 impl Command {
     pub(crate) fn task(self) -> Outcome<Task> {
-        let (kind, load, outputs) = match self {
+        let (kind, mut load, outputs) = match self {
             Command::Fanout(with) => (Kind::Fanout, with.load, with.outputs),
             Command::Topics(with) => (Kind::Topics, with.load, with.outputs),
             Command::Idle(with) => (Kind::Idle(with.own), with.load, with.outputs),
@@ -133,6 +133,7 @@ impl Command {
                 (kind, load, run.outputs)
             }
         };
+        load.follow_stages();
         Ok(Task::Scenario(kind, Box::new(load), outputs))
     }
 }

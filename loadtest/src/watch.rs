@@ -42,7 +42,6 @@ pub(crate) struct Watch {
     /// Everything up to the last answer, and when it was asked for.
     seen: Option<Timings>,
     seen_until: u64,
-    streams_open: u64,
     faults: crate::sequence::Faults,
     samples: Vec<Sample>,
     /// Of the last answer.
@@ -112,7 +111,6 @@ impl Watch {
         }
         (self.over, self.looked) = (over, now);
         (self.published, self.deliveries) = (counts.published, counts.deliveries);
-        self.streams_open = counts.streams_open;
         self.say(rate);
         self.export(counts);
         if !self.wants.latency() || self.asked.is_some() || self.samples.is_empty() {
@@ -167,11 +165,17 @@ impl Watch {
         self.wants.log.take().map_or(Ok(()), HistogramLog::finish)
     }
 
-    /// Adds what the looks saw to the seconds of a run in which so many events were published.
-    pub(crate) fn complete(&self, seconds: &mut Vec<SecondOfRun>, published: u64) {
-        if seconds.len() < self.samples.len() {
-            seconds.resize(self.samples.len(), SecondOfRun::default());
-        }
+    /// Adds what the looks saw to the seconds of a run that ended at a time, with so many events published and so
+    /// many streams open. The last second is the one that was not over.
+    pub(crate) fn complete(
+        &self,
+        seconds: &mut Vec<SecondOfRun>,
+        end: u64,
+        published: u64,
+        streams_open: u64,
+    ) {
+        let count = (end.saturating_sub(self.start) / SECOND) as usize + 1;
+        seconds.resize(seconds.len().max(self.samples.len()).max(count), SecondOfRun::default());
         let milliseconds = |ns: u64| round(ns as f64 / clock::MILLISECOND as f64);
         for (index, second) in seconds.iter_mut().enumerate() {
             match self.samples.get(index) {
@@ -182,7 +186,7 @@ impl Watch {
                     second.latency_p99_ms = sample.percentiles_ns.map(|(_, p99)| milliseconds(p99));
                 }
                 // The last second is not over when the run is.
-                None => second.streams_open = self.streams_open,
+                None => second.streams_open = streams_open,
             }
         }
         if let Some(last) = seconds.last_mut() {
@@ -248,12 +252,13 @@ mod tests {
         record(&mut all, 9 * MILLISECOND);
         watch.answered(SeenSoFar { latency: all, faults: Faults::default() }).unwrap();
         let mut seconds = vec![SecondOfRun::default(); 5];
-        watch.complete(&mut seconds, 42);
+        watch.complete(&mut seconds, start + 5 * SECOND - 1, 42, 4);
         let published: Vec<_> = seconds.iter().map(|second| second.published).collect();
         assert_eq!(published, [10, 0, 0, 30, 2]);
         let p50: Vec<_> = seconds.iter().map(|second| second.latency_p50_ms.map(f64::round)).collect();
         assert_eq!(p50, [Some(1.0), None, None, Some(9.0), None]);
-        assert!(seconds.iter().all(|second| second.streams_open == 5));
+        let open: Vec<_> = seconds.iter().map(|second| second.streams_open).collect();
+        assert_eq!(open, [5, 5, 5, 5, 4]);
     }
 
     /// A client thread that does not answer for a while must not be asked twice.

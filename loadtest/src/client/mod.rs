@@ -41,6 +41,9 @@ pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
     pub(crate) request: Request,
     pub(crate) groups: Vec<Group>,
+    /// Subscribers, the first ones by their numbers, that open their streams at the start; the others wait for
+    /// [`Command::Admit`].
+    pub(crate) admitted: usize,
     pub(crate) threads: usize,
     pub(crate) cores: Vec<usize>,
     pub(crate) sources: Sources,
@@ -122,6 +125,8 @@ pub(crate) enum Command {
     CutAll,
     /// Open every stream again at once.
     Return,
+    /// The first subscribers, so many, are to be there; the others leave. Over all threads.
+    Admit { subscribers: u64 },
     /// So many subscribers a second leave, and as many join; 0 ends it. Over all threads.
     Churn { per_second: f64 },
     /// Tell how many deliveries are owed to those who are there.

@@ -62,6 +62,8 @@ struct Worker<'a> {
     subscribers: Slab<Subscriber>,
     /// Were never opened, and wait for their turn.
     fresh: Range<u32>,
+    /// Subscribers below this are to be there.
+    admitted: u32,
     /// Wait for their turn to connect again, before the fresh ones.
     queue: VecDeque<u32>,
     /// Wait for their time to connect.
@@ -105,7 +107,10 @@ impl<'a> Worker<'a> {
         let mut subscribers = Slab::with_capacity(mine.len());
         for number in mine {
             let (group, topic) = plan.place(number);
-            subscribers.insert(Subscriber::new(group, topic));
+            let mut subscriber = Subscriber::new(group, topic);
+            // It will come while events are published.
+            subscriber.joins = number >= plan.admitted;
+            subscribers.insert(subscriber);
         }
         let now = clock::now();
         Ok(Worker {
@@ -115,6 +120,7 @@ impl<'a> Worker<'a> {
             control,
             poll,
             fresh: 0..subscribers.len() as u32,
+            admitted: share(plan.admitted as u64, index, plan.threads),
             queue: VecDeque::new(),
             subscribers,
             retries: BinaryHeap::new(),
@@ -172,7 +178,8 @@ impl<'a> Worker<'a> {
     /// How long there is nothing to do but wait.
     fn patience(&self) -> Option<Duration> {
         let mut due = u64::MAX;
-        if !(self.queue.is_empty() && self.fresh.is_empty()) && self.opening < self.burst() && !self.away {
+        let is_fresh = self.fresh.start < self.fresh.end.min(self.admitted);
+        if (!self.queue.is_empty() || is_fresh) && self.opening < self.burst() && !self.away {
             due = self.next_connect;
         }
         if let Some(&Reverse((when, _))) = self.retries.peek() {
@@ -206,6 +213,7 @@ impl<'a> Worker<'a> {
                 Command::Stall { group, stalled } => self.stall(group, stalled),
                 Command::CutAll => self.cut_all(),
                 Command::Return => self.away = false,
+                Command::Admit { subscribers } => self.admit(subscribers),
                 Command::Churn { per_second } => {
                     self.churn = per_second / self.plan.threads as f64;
                     self.next_churn = if self.churn > 0.0 { clock::now() } else { u64::MAX };
@@ -275,7 +283,44 @@ impl<'a> Worker<'a> {
         subscriber.stream = Default::default();
         subscriber.sequence = Default::default();
         subscriber.joins = true;
-        self.queue.push_back(index as u32);
+        if (index as u32) < self.admitted {
+            self.queue.push_back(index as u32);
+        }
+    }
+
+    /// The first `subscribers` of all threads are to be there, and the others leave.
+    fn admit(&mut self, subscribers: u64) {
+        let before = self.admitted;
+        self.admitted = share(subscribers, self.index, self.plan.threads);
+        // Those that were never opened have their turn, or never had it.
+        let opened = self.fresh.start;
+        for index in before.min(opened)..self.admitted.min(opened) {
+            // One that was still about to leave stays.
+            self.leaving.remove(&index);
+            if self.subscribers[index as usize].state == State::Away {
+                self.queue.push_back(index);
+            }
+        }
+        for index in self.admitted.min(opened)..before.min(opened) {
+            match self.subscribers[index as usize].state {
+                State::Open => self.begin_to_leave(index as usize),
+                // It is not there: what it has not got meanwhile it could not get.
+                _ => self.leave(index as usize, 0),
+            }
+        }
+    }
+
+    /// The next one to connect.
+    fn next_to_connect(&mut self) -> Option<u32> {
+        while let Some(index) = self.queue.pop_front() {
+            if index >= self.admitted {
+                // It was told to leave while it waited.
+                self.leave(index as usize, 0);
+            } else if self.subscribers[index as usize].state == State::Away {
+                return Some(index);
+            }
+        }
+        if self.fresh.start < self.admitted { self.fresh.next() } else { None }
     }
 
     /// Every stream is cut, and comes back when that is wanted.
@@ -368,7 +413,7 @@ impl<'a> Worker<'a> {
             && self.opening < self.burst()
             && self.next_connect <= now
             && !self.common.failed.load(Ordering::Relaxed)
-            && let Some(index) = self.queue.pop_front().or_else(|| self.fresh.next())
+            && let Some(index) = self.next_to_connect()
         {
             // Falling behind the rate is not made up for in a burst.
             self.next_connect = (self.next_connect + step).max(now.saturating_sub(MILLISECOND));
@@ -393,6 +438,12 @@ impl<'a> Worker<'a> {
         });
         observations
     }
+}
+
+/// How many of the first `subscribers` are of this thread.
+fn share(subscribers: u64, thread: usize, threads: usize) -> u32 {
+    let share = (subscribers + threads as u64 - 1).saturating_sub(thread as u64) / threads as u64;
+    u32::try_from(share).unwrap_or(u32::MAX)
 }
 
 /// The index, and above it the generation.

@@ -207,6 +207,8 @@ pub(crate) struct Report {
     /// Events that were published before the measurement, one for each topic.
     pub(crate) tried_out: u64,
     pub(crate) streams_open_at_end: u64,
+    /// As many as there are subscribers, or as the last stage has.
+    pub(crate) streams_wanted_at_end: u64,
     /// Streams that were asked for with `Last-Event-ID`.
     pub(crate) streams_resumed: u64,
     /// Deliveries that were outstanding when the last event was published.

@@ -87,13 +87,16 @@ pub(super) fn rows(report: &Report) -> Vec<(String, String)> {
         opened if opened == report.subscribers => String::new(),
         opened => format!(", {} opened in all", group(opened)),
     };
+    let at_start = match report.opening.per_second {
+        0.0 => String::new(),
+        rate => format!("; {} a second at the start", units::number(rate)),
+    };
     row(
         "streams",
         format!(
-            "{} of {} open at the end{opened}; {} a second at the start",
+            "{} of {} open at the end{opened}{at_start}",
             group(report.streams_open_at_end),
-            group(report.subscribers),
-            units::number(report.opening.per_second)
+            group(report.streams_wanted_at_end)
         ),
     );
     match &report.listened {

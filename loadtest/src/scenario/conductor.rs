@@ -47,6 +47,8 @@ pub(super) struct Conductor<'a> {
     pub(super) evidence: Evidence,
     pub(super) next_memory_look: u64,
     pub(super) askers: Option<Askers>,
+    /// How many streams are to be open now.
+    pub(super) wanted: u64,
     pub(super) watch: &'a mut Watch,
 }
 
@@ -93,6 +95,7 @@ impl Conductor<'_> {
                 publishers.push(Publisher::start(self.route(1, 1), pace, self.sequences.clone())?);
                 self.attend(publishers, self.count + count, |_| Ok(()))?;
             }
+            Kind::Fanout | Kind::Topics if self.load.is_staged() => self.stages()?,
             Kind::Fanout | Kind::Topics => {
                 let publishers = self.publishers()?;
                 self.attend(publishers, self.count, |_| Ok(()))?;
@@ -120,7 +123,12 @@ impl Conductor<'_> {
             return Ok(());
         }
         let until = clock::now() + nanoseconds(self.load.patience) + nanoseconds(self.load.retry);
-        while self.crowd()?.open() + self.crowd()?.failed() < self.load.subscribers && clock::now() < until {
+        let wanted = self.load.streams_at_end();
+        while self.crowd()?.open() + self.crowd()?.failed() < wanted && clock::now() < until {
+            self.rest(MILLISECOND)?;
+        }
+        // Who is about to leave has until the end of its patience.
+        while self.load.is_staged() && self.crowd()?.open() > wanted && clock::now() < until {
             self.rest(MILLISECOND)?;
         }
         Ok(())
@@ -152,7 +160,7 @@ impl Conductor<'_> {
             let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
             let counts = Counts {
                 streams_open: crowd.open(),
-                streams_wanted: self.load.subscribers,
+                streams_wanted: self.wanted,
                 published,
                 deliveries: crowd.delivered(),
             };
@@ -193,7 +201,7 @@ impl Conductor<'_> {
 
     /// Opens all streams and looks at what they cost.
     fn open(&mut self, started: u64) -> Outcome<()> {
-        let all = self.load.subscribers;
+        let all = if self.load.is_staged() { 1 } else { self.load.subscribers };
         let bar = progress("opening streams", all, self.load.quiet);
         loop {
             self.go_on()?;
@@ -208,6 +216,10 @@ impl Conductor<'_> {
         bar.finish_and_clear();
         self.evidence.opening_ns = clock::now() - started;
         self.rest(SETTLE)?;
+        if self.load.is_staged() {
+            // What one stream costs says nothing.
+            return Ok(());
+        }
         self.evidence.open = Snapshot::at(self.server, false);
         self.evidence.own_open = sample::own_bytes();
         Ok(())
@@ -325,7 +337,7 @@ impl Conductor<'_> {
 
     /// How many deliveries there have to be by now, where nobody comes and goes.
     fn expected(&self) -> Option<u64> {
-        if matches!(self.kind, Kind::Churn(_) | Kind::Listen(_)) {
+        if matches!(self.kind, Kind::Churn(_) | Kind::Listen(_)) || self.load.is_staged() {
             return None;
         }
         let on = |topic: u32| self.sequences[topic as usize].load(Ordering::Relaxed);
@@ -397,7 +409,7 @@ impl Conductor<'_> {
             self.evidence.schedule_after = self.schedule()?;
             self.evidence.delivered_after = self.crowd()?.delivered();
             self.rest(AFTERMATH)?;
-            if !matches!(self.kind, Kind::Idle(_)) {
+            if !matches!(self.kind, Kind::Idle(_)) && !self.load.is_staged() {
                 self.rest(SETTLE)?;
                 self.evidence.last = Snapshot::at(self.server, false);
             }
@@ -426,6 +438,7 @@ impl Conductor<'_> {
         if evidence.active_until == 0 {
             evidence.active_until = clock::now();
         }
+        let (end, streams_open) = (clock::now(), crowd.open());
         let observed = crowd.finish(published)?;
         if self.server.is_none() {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
@@ -444,7 +457,7 @@ impl Conductor<'_> {
             earlier: self.watch.wants.earlier.as_ref(),
         };
         let mut report = figures::report(&case, evidence, observed, result.err(), notes);
-        self.watch.complete(&mut report.seconds, published);
+        self.watch.complete(&mut report.seconds, end, published, streams_open);
         Ok(report)
     }
 }

@@ -1,6 +1,7 @@
 //! From what was seen to the figures of a report.
 
 use super::snapshot::Snapshot;
+use super::stages::longest_hold;
 use super::{Kind, Load, verdict};
 use crate::ask::Asked;
 use crate::client::{
@@ -53,6 +54,8 @@ pub(super) struct Evidence {
     pub(super) stall_before: Option<Snapshot>,
     pub(super) stall_after: Option<Snapshot>,
     pub(super) asked: Option<Asked>,
+    /// When the first stage began.
+    pub(super) stages_since: Option<u64>,
     /// Deliveries that were outstanding when the last event was published.
     pub(super) backlog: Option<u64>,
     /// Events that were published while all streams of a storm were cut.
@@ -133,6 +136,7 @@ pub(super) fn report(
         streams_cut: observed.cut,
         streams_reopened: observed.reopened,
         streams_open_at_end: observed.open_at_end,
+        streams_wanted_at_end: load.streams_at_end(),
         missed_while_away: observed.missed_away,
         foreign_events: observed.foreign,
         received_bytes: observed.bytes,
@@ -147,13 +151,13 @@ pub(super) fn report(
         },
         backlog_at_last_publish: evidence.backlog,
         offered_deliveries_per_s: offered(case),
-        latency_growth_ms: observed.series.growth().map(|growth| round(growth as f64 / MILLISECOND as f64)),
+        latency_growth_ms: growth(case, &evidence, &observed.series),
         published_while_away: evidence.published_while_away,
         streams_resumed: observed.resumed,
         seconds: seconds(&observed.series),
         ..Report::default()
     };
-    opening(&mut report, &evidence, &observed);
+    opening(&mut report, load.is_staged(), &evidence, &observed);
     latency(&mut report, case, &observed);
     listened(&mut report, case, &evidence, &observed);
     server(&mut report, case, &evidence, &observed);
@@ -163,8 +167,24 @@ pub(super) fn report(
     report
 }
 
+/// By how much the mean latency grew. Where the number of streams changes, only while it stays the same for
+/// longest: more streams take longer, and that is no server that falls behind.
+fn growth(case: &Case<'_>, evidence: &Evidence, series: &Series) -> Option<f64> {
+    let growth = match evidence.stages_since {
+        None => series.growth(),
+        Some(since) => {
+            let hold = longest_hold(&case.load.stages)?;
+            series.growth_between(since + hold.start * SECOND, since + hold.end * SECOND)
+        }
+    };
+    growth.map(|growth| round(growth as f64 / MILLISECOND as f64))
+}
+
 /// How many deliveries a second the schedule asks for.
 fn offered(case: &Case<'_>) -> Option<f64> {
+    if case.load.is_staged() {
+        return None;
+    }
     let each = |index: usize| {
         let group = case.groups.get(index)?;
         Some(group.subscribers as f64 / f64::from(group.topics))
@@ -218,12 +238,15 @@ fn arrangement(load: &Load) -> String {
     }
 }
 
-fn opening(report: &mut Report, evidence: &Evidence, observed: &Observations) {
+fn opening(report: &mut Report, is_staged: bool, evidence: &Evidence, observed: &Observations) {
     let seconds = evidence.opening_ns as f64 / SECOND as f64;
     report.opening = Opening {
         streams: observed.opened,
         seconds: round(seconds),
-        per_second: if seconds > 0.0 { round(report.subscribers as f64 / seconds) } else { 0.0 },
+        per_second: match seconds > 0.0 && !is_staged {
+            true => round(report.subscribers as f64 / seconds),
+            false => 0.0,
+        },
         latency_us: Percentiles::of(&observed.opening, 1e3),
     };
 }
@@ -248,7 +271,7 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
         report.deliveries_per_s = Some(round(observed.measured as f64 / seconds));
     }
     // Who left or stalls on purpose is nobody's last subscriber.
-    if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics) {
+    if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics) || case.load.is_staged() {
         return;
     }
     let mut last = timings();

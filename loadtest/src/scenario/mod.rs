@@ -7,6 +7,7 @@ mod file;
 mod options;
 mod run;
 mod snapshot;
+mod stages;
 mod verdict;
 
 pub(crate) use dry_run::requests;

@@ -33,6 +33,12 @@ const LONG_SILENCE: Duration = Duration::from_secs(60);
 /// Whether what was asked can be run at all.
 pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
     load.check()?;
+    if load.is_staged() && load.stages.iter().any(|stage| stage.streams > load.subscribers) {
+        return Err(Failure::new("--stage is for single runs: leave it out of `find` and `compare`"));
+    }
+    if load.is_staged() && !matches!(kind, Kind::Fanout | Kind::Topics) {
+        return Err(Failure::new(format!("--stage is for fanout and topics, not for {}", kind.name())));
+    }
     if !load.can_publish() && !matches!(kind, Kind::Listen(_) | Kind::Idle(_)) {
         return Err(Failure::new(format!(
             "nothing says where `{}` publishes: give --publish-url, or --url, or listen to what the server sends by itself with `fanfare-load listen`",
@@ -101,6 +107,8 @@ pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watc
         target,
         request: subscribe_request(&templates, &names)?,
         groups: groups.clone(),
+        // The first one shows that events arrive at all.
+        admitted: if load.is_staged() { 1 } else { load.subscribers as usize },
         threads,
         cores: load.client_cores.clone(),
         sources,
@@ -152,6 +160,7 @@ pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watc
         evidence: Evidence::new(before, own_before),
         next_memory_look: 0,
         askers: None,
+        wanted: if load.is_staged() { 1 } else { load.subscribers },
         watch,
     };
     let result = conductor.conduct(started);

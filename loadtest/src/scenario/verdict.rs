@@ -68,7 +68,7 @@ fn deliveries(report: &mut Report) {
 
 /// Streams that ended and did not come back would pass as ones that lost nothing.
 fn streams(report: &mut Report, case: &Case<'_>) {
-    let (open, all) = (report.streams_open_at_end, report.subscribers);
+    let (open, all) = (report.streams_open_at_end, report.streams_wanted_at_end);
     let ends_with_them = matches!(case.kind, Kind::Listen(listen) if listen.once);
     if open < all && !ends_with_them {
         report.problems.push(format!("{} of {all} streams were not open at the end", all - open));

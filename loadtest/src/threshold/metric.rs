@@ -166,9 +166,9 @@ metrics! {
         |r| Some(r.incomplete_events as f64);
     "streams_ended" Count = At("/streams_ended", 1.0), "streams that the server ended",
         |r| Some(r.streams_ended as f64);
-    "streams_missing" Count = Without("/subscribers", "/streams_open_at_end"),
+    "streams_missing" Count = Without("/streams_wanted_at_end", "/streams_open_at_end"),
         "streams that were not open at the end",
-        |r| Some(r.subscribers.saturating_sub(r.streams_open_at_end) as f64);
+        |r| Some(r.streams_wanted_at_end.saturating_sub(r.streams_open_at_end) as f64);
     "errors" Count = Values("/errors"), "what went wrong with streams",
         |r| Some(r.errors.values().sum::<u64>() as f64);
     "opened_per_s" Count = At("/opening/per_second", 1.0), "streams that were opened a second at the start",
@@ -281,7 +281,7 @@ mod tests {
             missed_while_away: 16,
             incomplete_events: 17,
             streams_ended: 18,
-            subscribers: 40,
+            streams_wanted_at_end: 40,
             streams_open_at_end: 19,
             errors: [("a".to_owned(), 20), ("b".to_owned(), 21)].into(),
             opening: Opening { per_second: 22.0, latency_us: some(), ..Opening::default() },
