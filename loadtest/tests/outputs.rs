@@ -83,6 +83,13 @@ fn a_threshold_without_a_figure_is_no_pass() {
     let (code, told, complaint) = run(&fake, &[&fanout[..], &["all_back>1s"]].concat());
     assert_eq!(code, 1, "{told}");
     assert!(complaint.contains("the threshold `all_back>1s` could not be judged"), "{complaint}");
+    // A run that cannot start is no empty file to a build server.
+    let junit = fake::scratch("junit.xml");
+    let with = ["p99>1s", "--junit", junit.to_str().unwrap(), "--publish-url", "http://127.0.0.1:9/"];
+    let (code, _, complaint) = run(&fake, &[&fanout[..], &with].concat());
+    assert_ne!(code, 0, "{complaint}");
+    let xml = taken(&junit);
+    assert!(xml.contains("failures=\"1\"") || xml.contains("errors=\"1\""), "{xml}");
     // What cannot be there is said before the run.
     for (threshold, told) in [
         ("cpu_per_delivery>2us", "--server-pid"),
@@ -109,6 +116,36 @@ fn thresholds_stand_in_scenario_files_too() {
     let results: Vec<_> =
         verdict.json["thresholds"].as_array().unwrap().iter().map(|one| &one["result"]).collect();
     assert_eq!((verdict.code, results), (1, vec![&"passed".into(), &"failed".into(), &"passed".into()]));
+}
+
+/// The rounds of a comparison are judged one by one.
+#[test]
+fn thresholds_hold_in_a_comparison_too() {
+    let run = "compare --contenders bare --rounds 1 --connections 10 -r 20 -d 200ms";
+    let verdict = fake::judge(&format!("{run} --fail-if lost>0"));
+    assert_eq!(verdict.code, 0, "{}", verdict.complaint);
+    let verdict = fake::judge(&format!("{run} --fail-if deliveries<1M"));
+    assert_eq!(verdict.code, 1);
+    let told = "bare at 10, round 1: the threshold `deliveries<1M` failed: 50";
+    assert!(verdict.complaint.contains(told), "{}", verdict.complaint);
+    // The round is a measurement all the same.
+    assert_eq!(verdict.json["rows"][0]["rounds"][0]["valid"], true);
+}
+
+#[test]
+fn the_scenario_files_can_be_run() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut count = 0;
+    for file in std::fs::read_dir(directory).unwrap() {
+        let file = file.unwrap().path();
+        let output = fake::command().arg("run").arg(&file).arg("--dry-run").output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {complaint}", file.display());
+        assert!(told.contains("\nPOST /events HTTP/1.1\n"), "{told}");
+        count += 1;
+    }
+    assert!(count >= 10, "{count}");
 }
 
 /// A client of one thread on one core, at its limit.
@@ -152,7 +189,7 @@ fn a_page_a_series_and_a_log_hold_the_run() {
     });
     // The event before the measurement is published, and not measured.
     assert_eq!(sums, [101, 4 * 100]);
-    assert!(series.lines().nth(2).unwrap().starts_with("1,4,"), "{series}");
+    assert!(series.lines().any(|line| line.split(',').nth(1) == Some("4")), "{series}");
 
     // The intervals together are the latencies of the report.
     let text = taken(&log);

@@ -121,7 +121,7 @@ fn memory_that_may_not_be_read_is_left_out_and_that_is_said() {
         told.contains(&format!("note: the server's memory is left out, it may not be read: /proc/{pid}/")),
         "{told}"
     );
-    assert!(!told.contains("server user bytes per stream"), "{told}");
+    assert!(!told.contains("server memory per stream"), "{told}");
 }
 
 /// A hundred events a second to ten streams, begun.

@@ -20,7 +20,7 @@ pub(crate) use against::{Against, Change, Earlier, against};
 pub(crate) use csv::csv;
 pub(crate) use hlog::HistogramLog;
 pub(crate) use html::{page, plots};
-pub(crate) use junit::junit;
+pub(crate) use junit::{junit, junit_before};
 pub(crate) use prometheus::{SoFar, exposition};
 pub(crate) use run_page::run_page;
 pub(crate) use table::{comparison, figure, summary};
