@@ -132,22 +132,6 @@ fn thresholds_hold_in_a_comparison_too() {
     assert_eq!(verdict.json["rows"][0]["rounds"][0]["valid"], true);
 }
 
-#[test]
-fn the_scenario_files_can_be_run() {
-    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    let mut count = 0;
-    for file in std::fs::read_dir(directory).unwrap() {
-        let file = file.unwrap().path();
-        let output = fake::command().arg("run").arg(&file).arg("--dry-run").output().unwrap();
-        let told = String::from_utf8(output.stdout).unwrap();
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {complaint}", file.display());
-        assert!(told.contains("\nPOST /events HTTP/1.1\n"), "{told}");
-        count += 1;
-    }
-    assert!(count >= 10, "{count}");
-}
-
 /// A client of one thread on one core, at its limit.
 #[test]
 fn a_client_at_its_limit_fails_where_that_is_asked_for() {

@@ -183,7 +183,7 @@ fn ctrl_c_does_not_wait_for_a_server_that_stalls() {
 fn the_scenario_files_that_are_shipped_are_understood() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     let files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 9);
+    assert_eq!(files.len(), 10);
     for file in files {
         // Nobody listens on port 9, so what was understood fails with that.
         let verdict = fake::judge(&format!("run {} --url http://127.0.0.1:9", file.display()));

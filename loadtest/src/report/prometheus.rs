@@ -44,7 +44,9 @@ pub(crate) fn exposition(so_far: &SoFar) -> String {
             text,
             "# HELP {name} Latency of deliveries from the intended time of the publish.\n# TYPE {name} summary"
         );
-        for quantile in [0.5, 0.9, 0.99, 0.999] {
+        // Of nothing there are no quantiles, and a zero would look like a very fast server.
+        let quantiles: &[f64] = if latency.is_empty() { &[] } else { &[0.5, 0.9, 0.99, 0.999] };
+        for &quantile in quantiles {
             let value = latency.value_at_quantile(quantile) as f64 / SECOND as f64;
             let _ = writeln!(text, "{name}{{quantile=\"{quantile}\"}} {value}");
         }
@@ -52,4 +54,32 @@ pub(crate) fn exposition(so_far: &SoFar) -> String {
         let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {}", latency.len());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{record, timings};
+
+    /// The quantiles of no deliveries were zero.
+    #[test]
+    fn there_are_quantiles_once_there_are_deliveries() {
+        let mut latency = timings();
+        let told = |latency: &Timings| {
+            exposition(&SoFar { latency: Some(latency.clone()), deliveries: 7, ..SoFar::default() })
+        };
+        let text = told(&latency);
+        assert!(
+            !text.contains("quantile") && text.contains("fanfare_load_latency_seconds_count 0\n"),
+            "{text}"
+        );
+        record(&mut latency, SECOND / 4);
+        let text = told(&latency);
+        assert!(text.contains("{quantile=\"0.99\"} 0.25") && text.contains("seconds_count 1\n"), "{text}");
+        assert!(text.contains("\nfanfare_load_deliveries_total 7\n"), "{text}");
+        // Each line is a comment, or a name and a value.
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.rsplit_once(' ').is_some_and(|(_, value)| value.parse::<f64>().is_ok()), "{line}");
+        }
+    }
 }
