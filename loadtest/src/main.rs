@@ -79,10 +79,10 @@ fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
     let mut watch = outputs.begin(load)?;
     let report = scenario::run_watched(kind, load, &load.target_name(), &mut watch)?;
     println!("{}", summary(&report));
-    outputs.write(&report)?;
     if let Some(path) = &load.json {
         write_json(path, &report)?;
     }
+    outputs.write(&report)?;
     for problem in &report.problems {
         eprintln!("fanfare-load: {problem}");
     }

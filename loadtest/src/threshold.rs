@@ -141,7 +141,8 @@ pub(crate) struct Judged {
     pub(crate) threshold: String,
     pub(crate) metric: &'static str,
     pub(crate) result: Fate,
-    /// The run's figure in the base unit: seconds, bytes, a share of a core, or a plain number; 1 is yes.
+    /// Of the two values: seconds, bytes, count, ratio (of a core), or bool, whose 1 is yes.
+    pub(crate) unit: &'static str,
     pub(crate) value: Option<f64>,
     /// The figure of the earlier run, for a threshold that is relative to one.
     pub(crate) earlier: Option<f64>,
@@ -173,6 +174,7 @@ impl Threshold {
             threshold: self.text.clone(),
             metric: self.metric.name,
             result: Fate::Unknown,
+            unit: self.metric.unit.name(),
             value,
             earlier: None,
             shown: format!("this run has no such figure ({})", self.metric.about),

@@ -71,7 +71,8 @@ fn thresholds_decide_the_exit_code_and_are_in_every_output() {
     assert_eq!((&report["valid"], &report["passed"]), (&true.into(), &false.into()));
     let results: Vec<_> = report["thresholds"].as_array().unwrap().iter().map(|one| &one["result"]).collect();
     assert_eq!(results, ["failed", "passed"]);
-    assert_eq!(report["thresholds"][0]["value"], 80.0);
+    let first = &report["thresholds"][0];
+    assert_eq!((&first["value"], &first["unit"]), (&80.0.into(), &"count".into()));
     let xml = taken(&junit);
     assert!(xml.contains("name=\"deliveries&lt;1M\"><failure message=\"80\""), "{xml}");
 }
@@ -308,4 +309,16 @@ fn a_run_is_compared_with_an_earlier_one() {
     let (code, _, complaint) = run(&fake, &[&fanout[..], &with].concat());
     assert!(code == 2 && complaint.contains("several runs"), "{complaint}");
     std::fs::remove_file(&first).unwrap();
+}
+
+/// A disk that is full must not take the figures along.
+#[test]
+fn a_log_that_cannot_be_written_is_a_problem_and_no_lost_report() {
+    let json = fake::scratch("report.json");
+    let log = ["--hlog", "/dev/full", "--json", json.to_str().unwrap()];
+    let (code, _, complaint) =
+        run(&honest(), &[&["fanout", "-n", "3", "-r", "20", "-d", "300ms"][..], &log].concat());
+    assert!(code == 1 && complaint.contains("/dev/full"), "{code} {complaint}");
+    let report: serde_json::Value = serde_json::from_str(&taken(&json)).unwrap();
+    assert_eq!((&report["valid"], &report["lost"]), (&false.into(), &0.into()));
 }

@@ -446,7 +446,8 @@ impl Conductor<'_> {
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
         let listens = matches!(self.kind, Kind::Listen(_)) || !self.load.can_publish();
         let stalls = matches!(self.kind, Kind::Slow(_)).then_some(1);
-        self.watch.end(&observed.latency_of_all(stalls, listens))?;
+        // A log that cannot be written is a problem of the run, but the report is there.
+        let result = result.and(self.watch.end(&observed.latency_of_all(stalls, listens)));
         let case = figures::Case {
             kind: self.kind,
             load: self.load,
