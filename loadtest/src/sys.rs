@@ -35,6 +35,11 @@ pub(crate) fn calendar_seconds() -> u64 {
     read_clock(libc::CLOCK_REALTIME) / 1_000_000_000
 }
 
+/// Nanoseconds since 1970, for what other programs date.
+pub(crate) fn calendar_ns() -> u64 {
+    read_clock(libc::CLOCK_REALTIME)
+}
+
 /// Processor time of the calling thread in nanoseconds.
 pub(crate) fn thread_cpu_ns() -> u64 {
     read_clock(libc::CLOCK_THREAD_CPUTIME_ID)

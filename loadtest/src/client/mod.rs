@@ -19,6 +19,7 @@ pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
 pub(crate) use zipf::Zipf;
 
 use crate::failure::{Failure, Outcome};
+use crate::sequence::Faults;
 use crate::sources::Sources;
 use crate::subscription::Subscriptions;
 use crate::sys::Waker;
@@ -73,6 +74,9 @@ pub(crate) struct Plan {
     /// Streams may be compressed.
     pub(crate) accepts_gzip: bool,
     pub(crate) groups: Vec<Group>,
+    /// Subscribers, the first ones by their numbers, that open their streams at the start; the others wait for
+    /// [`Command::Admit`].
+    pub(crate) admitted: usize,
     pub(crate) threads: usize,
     pub(crate) cores: Vec<usize>,
     pub(crate) sources: Sources,
@@ -156,10 +160,14 @@ pub(crate) enum Command {
     CutAll,
     /// Open every stream again at once.
     Return,
+    /// The first subscribers, so many, are to be there; the others leave. Over all threads.
+    Admit { subscribers: u64 },
     /// So many subscribers a second leave, and as many join; 0 ends it. Over all threads.
     Churn { per_second: f64 },
     /// Tell how many deliveries are owed to those who are there.
     Owed,
+    /// Tell what was seen so far.
+    Seen,
     /// Observations: so many events were published to each topic.
     Finish { published: Arc<Vec<u64>> },
 }
@@ -179,7 +187,19 @@ struct Control {
     waiting: AtomicU64,
     /// The answer to [`Command::Owed`]; [`NO_ANSWER`] before it.
     owed: AtomicU64,
+    /// The answer to [`Command::Seen`].
+    seen: Mutex<Option<SeenSoFar>>,
     thread: AtomicI32,
+}
+
+/// What the subscribers of a run that is under way have seen.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenSoFar {
+    /// Of all deliveries that are measured, without those to subscribers that stall on purpose; in a run that
+    /// listens the time between two events of a stream.
+    pub(crate) latency: Timings,
+    /// What is lost shows at the end only.
+    pub(crate) faults: Faults,
 }
 
 const NO_ANSWER: u64 = u64::MAX;
@@ -242,6 +262,7 @@ impl Crowd {
                 delivered: AtomicU64::new(0),
                 damaged: AtomicU64::new(0),
                 owed: AtomicU64::new(NO_ANSWER),
+                seen: Mutex::default(),
                 thread: AtomicI32::new(0),
             }));
         }
@@ -309,6 +330,26 @@ impl Crowd {
             Some(control.owed.load(Ordering::Acquire)).filter(|&owed| owed != NO_ANSWER)
         };
         self.controls.iter().map(answer).sum()
+    }
+
+    /// Asks every worker what was seen so far.
+    pub(crate) fn ask_seen(&self) {
+        self.controls.iter().for_each(|control| *lock(&control.seen) = None);
+        self.tell(|| Command::Seen);
+    }
+
+    /// The answer, when everybody has given it.
+    pub(crate) fn seen(&self) -> Option<SeenSoFar> {
+        if self.controls.iter().any(|control| lock(&control.seen).is_none()) {
+            return None;
+        }
+        let answers = self.controls.iter().filter_map(|control| lock(&control.seen).take());
+        answers.reduce(|mut all, one| {
+            // It grows as far as the other, so adding cannot fail.
+            let _ = all.latency.add(&one.latency);
+            all.faults.add(one.faults);
+            all
+        })
     }
 
     /// Streams that were opened so far, reopened ones again.

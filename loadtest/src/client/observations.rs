@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use super::Plan;
 use super::ids::{self, EventId, IdFigures};
 use super::series::Series;
 use super::subscriber::{NOTHING_OWED, State, Subscriber};
+use super::{Plan, SeenSoFar};
 use crate::clock;
 use crate::failure::excerpt;
 use crate::sequence::{Faults, Seen, Sequence};
@@ -194,6 +194,13 @@ impl Recorder {
             stamps: Vec::new(),
             last_id: (Vec::new(), EventId::default()),
         }
+    }
+
+    /// What there is so far.
+    pub(super) fn seen(&self) -> SeenSoFar {
+        let mut faults = Faults::default();
+        self.observations.faults.iter().for_each(|group| faults.add(*group));
+        SeenSoFar { latency: self.observations.latency_of_all(self.stalls, self.listens), faults }
     }
 
     /// The short form of a time for a subscriber; never zero.
@@ -427,6 +434,23 @@ fn add_counts(mine: &mut BTreeMap<String, u64>, theirs: BTreeMap<String, u64>) {
 }
 
 impl Observations {
+    /// The latency of all measured deliveries but those to the group that stalls on purpose. In a run that
+    /// listens it is the time between two events.
+    pub(crate) fn latency_of_all(&self, stalls: Option<u8>, listens: bool) -> Timings {
+        let mut all = timings();
+        let groups = self.faults.len();
+        for (index, part) in self.latency.iter().enumerate() {
+            if stalls != Some((index % groups) as u8) {
+                // It grows as far as the other, so adding cannot fail.
+                let _ = all.add(part);
+            }
+        }
+        if listens {
+            let _ = all.add(&self.gap);
+        }
+        all
+    }
+
     /// Adds another worker's.
     pub(crate) fn add(&mut self, other: Observations) {
         for (mine, theirs) in self.latency.iter_mut().zip(&other.latency) {

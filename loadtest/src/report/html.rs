@@ -7,7 +7,7 @@ use super::plot::{Bar, Length, Line, Point, bars, lines};
 use super::table::{figure, group, notes_of, rule};
 use crate::compare::{Comparison, Contest, Figure, Row, place as colour};
 
-const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
+pub(super) const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}th,td{border:1px solid #ccc;padding:.2rem .6rem;text-align:right;white-space:nowrap}\
 th:first-child,td:first-child,.text td,td.bad{text-align:left}.text td,td.bad{white-space:normal;min-width:16rem}.text td:first-child{min-width:0}.bad{color:#b00}svg{max-width:720px;width:100%;display:block;margin:1.5rem 0}";
 
@@ -155,7 +155,7 @@ fn with_range(found: Figure) -> String {
     range(found).map_or(median.clone(), |range| format!("{median} ({range})"))
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 

@@ -23,8 +23,10 @@ use crate::sources::Sources;
 use crate::steer::{Kept, Steered, client_cores, pin_server};
 use crate::subscription::{self, Subscriptions};
 use crate::target::{RequestTemplates, Values};
+use crate::threshold;
 use crate::tls::Tls;
 use crate::tun::Networks;
+use crate::watch::Watch;
 
 /// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
 /// a minute.
@@ -37,6 +39,12 @@ const MOST_PER_STREAM: u32 = 1_000;
 /// Whether what was asked can be run at all.
 pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
     load.check()?;
+    if load.is_staged() && load.stages.iter().any(|stage| stage.streams > load.subscribers) {
+        return Err(Failure::new("--stage is for single runs: leave it out of `find` and `compare`"));
+    }
+    if load.is_staged() && !matches!(kind, Kind::Fanout | Kind::Topics(_)) {
+        return Err(Failure::new(format!("--stage is for fanout and topics, not for {}", kind.name())));
+    }
     if !load.can_publish() && !matches!(kind, Kind::Listen(_) | Kind::Idle(_)) {
         return Err(Failure::new(format!(
             "nothing says where `{}` publishes: give --publish-url, or --url, or listen to what the server sends by itself with `fanfare-load listen`",
@@ -48,26 +56,16 @@ pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
 
 /// Runs a scenario. An error is a run that could not start; what went wrong later is in the report.
 pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
+    run_watched(kind, load, name, &mut Watch::default())
+}
+
+/// The same, seen while it lasts.
+pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watch) -> Outcome<Report> {
     check(kind, load)?;
+    threshold::check(&load.fail_if, load.server_pid.is_some(), watch.wants.earlier.is_some())?;
     let templates = load.templates()?;
-    let groups = groups(kind, load)?;
-    let topics = groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1);
-    let names: Arc<Vec<String>> = Arc::new(match topics {
-        1 => vec![load.topic.clone()],
-        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
-    });
-    if groups.iter().any(|group| group.per_stream > 1) && !templates.subscribe.contains("{topics:") {
-        return Err(Failure::new(
-            "--per-stream: the subscription has no {topics:SEPARATOR} in it, such as `?topic={topics:&topic=}`: how does a stream name several topics?",
-        ));
-    }
-    let subscriptions = Subscriptions::new(&subscription::Sources {
-        template: &templates.subscribe,
-        names: &names,
-        urls: load.subscribe_urls.as_deref(),
-        values: load.values.as_deref(),
-        connect_to: &load.connect_to,
-    })?;
+    let Asked { groups, names, subscriptions } = asked(kind, load, &templates)?;
+    let topics = topics_in(&groups);
     let target = subscriptions.targets()[0];
     if let Some(elsewhere) = subscriptions.targets().iter().find(|target| !target.ip().is_loopback())
         && load.steered
@@ -135,6 +133,8 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         accepts_gzip: load.gzip,
         subscriptions,
         groups: groups.clone(),
+        // The first one shows that events arrive at all.
+        admitted: if load.is_staged() { 1 } else { load.subscribers as usize },
         threads,
         cores: load.client_cores.clone(),
         sources,
@@ -169,6 +169,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     let before = quiet_snapshot(server);
     let own_before = sample::own_bytes();
     let started = clock::now();
+    watch.begin(plan.start);
     let crowd = Crowd::start(plan)?;
     let mut conductor = Conductor {
         kind,
@@ -188,11 +189,52 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         evidence: Evidence::new(before, own_before),
         next_memory_look: 0,
         askers: None,
+        wanted: if load.is_staged() { 1 } else { load.subscribers },
+        watch,
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);
     drop((steered, kept));
     report
+}
+
+fn topics_in(groups: &[Group]) -> u32 {
+    groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1)
+}
+
+/// Who asks for what.
+pub(super) struct Asked {
+    pub(super) groups: Vec<Group>,
+    /// Of the topics.
+    pub(super) names: Arc<Vec<String>>,
+    pub(super) subscriptions: Subscriptions,
+}
+
+/// Reads the files that are named, and looks hosts up.
+pub(super) fn asked(kind: &Kind, load: &Load, templates: &RequestTemplates) -> Outcome<Asked> {
+    let groups = groups(kind, load)?;
+    let names = Arc::new(topic_names(load, topics_in(&groups)));
+    if groups.iter().any(|group| group.per_stream > 1) && !templates.subscribe.contains("{topics:") {
+        return Err(Failure::new(
+            "--per-stream: the subscription has no {topics:SEPARATOR} in it, such as `?topic={topics:&topic=}`: how does a stream name several topics?",
+        ));
+    }
+    let subscriptions = Subscriptions::new(&subscription::Sources {
+        template: &templates.subscribe,
+        names: &names,
+        urls: load.subscribe_urls.as_deref(),
+        values: load.values.as_deref(),
+        connect_to: &load.connect_to,
+    })?;
+    Ok(Asked { groups, names, subscriptions })
+}
+
+/// The names of so many topics.
+fn topic_names(load: &Load, topics: u32) -> Vec<String> {
+    match topics {
+        1 => vec![load.topic.clone()],
+        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
+    }
 }
 
 fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
@@ -294,7 +336,9 @@ pub(super) fn progress(what: &'static str, length: u64, quiet: bool) -> Progress
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template("{msg:18} {wide_bar} {human_pos}/{human_len} {elapsed}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg:18} {wide_bar} {human_pos}/{human_len} {elapsed} {prefix}")
+    {
         bar.set_style(style);
     }
     bar.with_message(what)

@@ -78,6 +78,8 @@ pub(crate) struct Behaviour {
     pub(crate) impatient: bool,
     /// The number of the event at which the server dies.
     pub(crate) dies_at: usize,
+    /// So many streams at most are open; others are refused with 503.
+    pub(crate) most_streams: usize,
 }
 
 impl Default for Behaviour {
@@ -103,6 +105,7 @@ impl Default for Behaviour {
             publish_status: "200 OK",
             impatient: false,
             dies_at: usize::MAX,
+            most_streams: usize::MAX,
         }
     }
 }
@@ -184,6 +187,11 @@ impl Fake {
         self.inside.subscriptions.lock().unwrap().clone()
     }
 
+    /// Subscriptions that it was asked for.
+    pub(crate) fn subscribed(&self) -> usize {
+        self.inside.joined.load(Ordering::SeqCst)
+    }
+
     /// Runs the load test against it; `arguments` start with the scenario.
     pub(crate) fn judge(&self, arguments: &str) -> Verdict {
         judge(&format!("{arguments} --server plain --url http://{}", self.address))
@@ -234,6 +242,14 @@ pub(crate) fn verdict(output: &Output, file: &std::path::Path) -> Verdict {
         complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
         json: serde_json::from_str(&text).unwrap(),
     }
+}
+
+/// Whether the other end of a stream has gone.
+fn is_closed(socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let gone = !matches!(socket.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    socket.set_nonblocking(false).unwrap();
+    gone
 }
 
 impl Inside {
@@ -305,6 +321,13 @@ impl Inside {
             "{hints}HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{encoding}{framing}\r\n"
         );
         let mut state = self.state.lock().unwrap();
+        if self.behaviour.most_streams < usize::MAX {
+            state.1.iter_mut().for_each(|slot| _ = slot.take_if(|(_, body)| is_closed(&body.socket)));
+            if state.1.iter().flatten().count() >= self.behaviour.most_streams {
+                let _ = socket.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+                return;
+            }
+        }
         let number = self.joined.fetch_add(1, Ordering::SeqCst);
         if socket.write_all(head.as_bytes()).is_err() {
             return;
