@@ -1,7 +1,7 @@
 //! Whole runs over TUN devices, in a network namespace that is made for them.
 //!
-//! Making one needs root, `unshare`, `ip` and `/dev/net/tun`. Where that is refused the test says so and counts as
-//! passed, unless `FANFARE_TUN_TESTS=require` is set, which makes a refusal a failure.
+//! Making one needs root, `unshare`, `ip` and `/dev/net/tun`. Where that is refused the test says so and
+//! counts as passed, unless `FANFARE_TUN_TESTS=require` is set, which makes a refusal a failure.
 
 mod fake;
 

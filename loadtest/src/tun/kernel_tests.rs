@@ -1,7 +1,7 @@
 //! The stack against the kernel of this machine, in a network namespace that is made for each test.
 //!
-//! Making one needs root and `/dev/net/tun`. Where that is refused the tests say so and count as passed, unless
-//! `FANFARE_TUN_TESTS=require` is set, which makes a refusal a failure.
+//! Making one needs root and `/dev/net/tun`. Where that is refused the tests say so and count as passed,
+//! unless `FANFARE_TUN_TESTS=require` is set, which makes a refusal a failure.
 
 #![allow(clippy::disallowed_methods, reason = "the kernel at the other end has the real clock")]
 
