@@ -36,6 +36,7 @@ mod tls;
 mod tun;
 mod watch;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -79,16 +80,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints to standard output. A reader that has gone, such as `head`, must not end the run before its files are
+/// written.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
     if outputs.dry_run {
-        println!("{}", scenario::requests(kind, load)?);
+        say(&scenario::requests(kind, load)?);
         return Ok(ExitCode::SUCCESS);
     }
     let mut watch = outputs.begin(load)?;
     let provenance = Provenance::begin();
     let mut report = scenario::run_watched(kind, load, &secrets::url(&load.target_name()), &mut watch)?;
     report.provenance = Some(provenance.until_now());
-    println!("{}", summary(&report));
+    say(&summary(&report));
     if let Some(path) = &load.json {
         write_json(path, &report)?;
     }
@@ -108,7 +115,7 @@ fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
 
 fn search(find: &Find) -> Outcome<ExitCode> {
     let found = find.run()?;
-    println!("{}", find.summary(&found));
+    say(&find.summary(&found));
     if let Some(path) = find.json() {
         write_json(path, &found)?;
     }

@@ -322,3 +322,32 @@ fn a_log_that_cannot_be_written_is_a_problem_and_no_lost_report() {
     let report: serde_json::Value = serde_json::from_str(&taken(&json)).unwrap();
     assert_eq!((&report["valid"], &report["lost"]), (&false.into(), &0.into()));
 }
+
+/// The page shows all settings; a report holds no secret.
+#[test]
+fn no_file_holds_a_secret() {
+    let [page, junit, json] = ["page.html", "junit.xml", "report.json"].map(fake::scratch);
+    let files = [&page, &junit, &json].map(|path| path.to_str().unwrap());
+    let with = ["--html", files[0], "--junit", files[1], "--json", files[2]];
+    let secret = ["--publish-header", "Authorization: Bearer hush", "--subscribe-header", "Cookie: a=hush"];
+    let fanout = ["fanout", "-n", "3", "-r", "20", "-d", "200ms"];
+    let (code, told, complaint) = run(&honest(), &[&fanout[..], &with, &secret].concat());
+    assert_eq!(code, 0, "{complaint}");
+    for text in [told, taken(&page), taken(&junit), taken(&json)] {
+        assert!(!text.is_empty() && !text.contains("hush"), "{text}");
+    }
+}
+
+/// The report went with the pipe of `fanfare-load ... | head`.
+#[test]
+fn a_reader_that_has_gone_takes_no_file_along() {
+    let fake = honest();
+    let json = fake::scratch("report.json");
+    let fanout = ["fanout", "-n", "3", "-r", "20", "-d", "200ms", "--json", json.to_str().unwrap()];
+    let mut child = command(&fake, &fanout).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut complaint = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
+    assert_eq!((child.wait().unwrap().code(), complaint.as_str()), (Some(0), ""));
+    assert!(taken(&json).contains("\"valid\":true"));
+}

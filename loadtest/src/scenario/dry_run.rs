@@ -12,6 +12,10 @@ pub(crate) fn requests(kind: &Kind, load: &Load) -> Outcome<String> {
     check(kind, load)?;
     let templates = load.templates()?;
     let Asked { groups, names, subscriptions } = asked(kind, load, &templates)?;
+    let topics = match names.len() {
+        1 => "one topic".to_owned(),
+        several => format!("{several} topics"),
+    };
     let mut data = Vec::new();
     let stamp = Stamp { run: 0, topic: 0, sequence: 0, intended: clock::now() };
     stamp.write(load.size, load.payload, &mut data);
@@ -30,9 +34,9 @@ pub(crate) fn requests(kind: &Kind, load: &Load) -> Outcome<String> {
     };
     let publishes = !matches!(kind, Kind::Listen(_)) && load.can_publish();
     if publishes && let Some(prepare) = &templates.prepare {
-        add(&format!("before the run, for each of {} topics", names.len()), &request(prepare, first)?);
+        add(&format!("before the run, once for each of {topics}"), &request(prepare, first)?);
     }
-    let title = format!("subscription, {} streams over {} topics", load.subscribers, names.len());
+    let title = format!("subscription, {} streams over {topics}", load.subscribers);
     let mut subscription = Vec::new();
     subscriptions.request(0, &groups[0].topics_of(0), &[], &mut subscription)?;
     add(&title, &subscription);

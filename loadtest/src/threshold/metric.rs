@@ -172,7 +172,7 @@ metrics! {
     "errors" Count = Values("/errors"), "what went wrong with streams",
         |r| Some(r.errors.values().sum::<u64>() as f64);
     "opened_per_s" Count = At("/opening/per_second", 1.0), "streams that were opened a second at the start",
-        |r| Some(r.opening.per_second);
+        |r| Some(r.opening.per_second).filter(|rate| *rate > 0.0);
     "opening_p50" Time = At("/opening/latency_us/p50", US), "the time to open a stream",
         |r| of(&r.opening.latency_us, US, |p| p.p50);
     "opening_p99" Time = At("/opening/latency_us/p99", US), "the time to open a stream",
