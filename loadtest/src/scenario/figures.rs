@@ -282,7 +282,11 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
     for (name, part) in names.iter().zip(&observed.latency) {
         report.parts.push(Part { name: (*name).to_owned(), latency_us: Percentiles::of(part, 1e3) });
     }
-    let seconds = observed.last_arrival.saturating_sub(observed.first_intended) as f64 / SECOND as f64;
+    let mut seconds = observed.last_arrival.saturating_sub(observed.first_intended) as f64 / SECOND as f64;
+    if report.offered_deliveries_per_s.is_some() {
+        // The last event has its time, too: else ten events in a second would be ten in 0.9 seconds.
+        seconds = seconds.max(case.load.duration.as_secs_f64());
+    }
     if observed.measured > 0 && seconds > 0.0 {
         report.deliveries_per_s = Some(round(observed.measured as f64 / seconds));
     }
