@@ -4,6 +4,7 @@ mod conditions;
 mod conductor;
 mod figures;
 mod file;
+mod machines;
 mod options;
 mod run;
 mod snapshot;
@@ -11,4 +12,4 @@ mod verdict;
 
 pub(crate) use file::read;
 pub(crate) use options::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, Topics};
-pub(crate) use run::{check, run};
+pub(crate) use run::{check, groups, names, run};
