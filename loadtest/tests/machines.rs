@@ -308,6 +308,29 @@ fn an_agent_that_is_lost_ends_the_run_with_its_name() {
 }
 
 #[test]
+fn ctrl_c_at_the_controller_leaves_a_partial_report_of_all_agents() {
+    let agents = [&Machine::agent(&[]), &Machine::agent(&[])];
+    let (fake, file) = (honest(), fake::scratch("report.json"));
+    let child = fake::command()
+        .args("fanout -n 10 -r 100 -d 60s -q --server plain --url".split(' '))
+        .arg(format!("http://{}", fake.address))
+        .args(["--agents", &names(&agents), "--token", TOKEN, "--json"])
+        .arg(&file)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while fake.published() < 30 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let verdict = fake::verdict(&child.wait_with_output().unwrap(), &file);
+    assert_eq!((verdict.code, &verdict.json["partial"]), (130, &true.into()), "{}", verdict.complaint);
+    assert!(verdict.count("deliveries") > 100 && verdict.faults() == [0; 4], "{}", verdict.json);
+    assert!(verdict.json["agents"].as_array().unwrap().iter().all(|agent| agent["lost"] == false));
+}
+
+#[test]
 fn what_an_agent_refuses_is_said_with_its_name() {
     let agent = Machine::agent(&[]);
     let name = agent.address.to_string();
@@ -531,6 +554,74 @@ fn a_watch_that_is_lost_ends_the_run() {
         "{}",
         verdict.complaint
     );
+}
+
+/// Says that it is the process in a network namespace of its own.
+const INSIDE: &str = "FANFARE_LOAD_TEST_INSIDE";
+
+/// Each machine has an address, and a network stack, of its own. The server and the controller are in one network
+/// namespace and each agent is in another, which anybody may make where the machine allows it.
+#[test]
+fn agents_with_addresses_of_their_own_are_judged_as_one_machine() {
+    if std::env::var_os(INSIDE).is_none() {
+        let may = Command::new("unshare").args(["-rn", "unshare", "-n", "ip", "link"]).output();
+        if !may.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: no network namespace may be made here, or there is no `ip` or `unshare`");
+            return;
+        }
+        let name = "agents_with_addresses_of_their_own_are_judged_as_one_machine";
+        let output = Command::new("unshare")
+            .arg("-rn")
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", name])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}{complaint}");
+        return;
+    }
+    let done = |command: &str| {
+        let mut words = command.split(' ');
+        let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    done("ip link set lo up");
+    let mut agents: Vec<Machine> = (1..=3)
+        .map(|number| {
+            let mut command = Command::new("unshare");
+            command.arg("-n").arg(env!("CARGO_BIN_EXE_fanfare-load"));
+            command.args(["agent", "--listen", "0.0.0.0:7007", "--token", TOKEN]);
+            let mut agent = Machine::start(command);
+            let (pid, network) = (agent.child.id(), format!("10.99.{number}"));
+            done(&format!("ip link add here{number} type veth peer name there netns {pid}"));
+            done(&format!("ip address add {network}.1/24 dev here{number}"));
+            done(&format!("ip link set here{number} up"));
+            done(&format!("nsenter -t {pid} -n ip address add {network}.2/24 dev there"));
+            done(&format!("nsenter -t {pid} -n ip link set there up"));
+            done(&format!("nsenter -t {pid} -n ip route add default via {network}.1"));
+            agent.address = format!("{network}.2:7007").parse().unwrap();
+            agent
+        })
+        .collect();
+    let mischief = |subscriber: usize, event: usize| match (subscriber % 3, event) {
+        (0, 12) => vec![],
+        (1, 13) => vec![Send::Event(13), Send::Event(13)],
+        _ => vec![Send::Event(event)],
+    };
+    let start = |mischief: Box<dyn Fn(usize, usize) -> Vec<Send> + Sync + std::marker::Send>| {
+        let listens_on = "10.99.1.1:0";
+        Fake::start(Behaviour { listens_on, replays: true, mischief, ..Behaviour::default() })
+    };
+    let all: Vec<&Machine> = agents.iter().collect();
+    let verdict = controlled(&start(Box::new(mischief)), &all, "fanout -n 30 -r 100 -d 500ms");
+    assert_eq!((verdict.code, verdict.faults()), (1, [10, 10, 0, 0]), "{}", verdict.complaint);
+    let honest = start(Box::new(|_, event| vec![Send::Event(event)]));
+    let verdict = controlled(&honest, &all, "storm -n 50 -r 50 -d 900ms");
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!((verdict.count("deliveries"), verdict.count("streams_resumed")), (50 * 46, 50));
+    assert!(agents.iter_mut().all(Machine::is_alive));
 }
 
 #[test]

@@ -34,7 +34,7 @@ const LINES_BYTES: usize = 4 << 20;
 const COUNTS: usize = 100_000;
 
 /// How long an agent may take for an answer; for the look at its limits; and for what it has seen.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 const PREPARATION: Duration = Duration::from_secs(120);
 const RESULT: Duration = Duration::from_secs(300);
 
@@ -601,7 +601,36 @@ fn divide(subscribers: u64, threads: Option<usize>, machines: &[&Machine]) -> Ou
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// A machine that has the token and then does `what`, and what the controller says of it.
+    fn told_of(what: impl FnOnce(&Connection) + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = listener.local_addr().unwrap().to_string();
+        let token = Token::new("0123456789abcdef").unwrap();
+        let (own, machine) = (token.clone(), Machine { cores: 1, descriptors: 1_000, ..Machine::default() });
+        let agent = std::thread::spawn(move || {
+            let socket = listener.accept().unwrap().0;
+            let connection = protocol::accept(socket, Role::Agent, &own, machine, || None).unwrap().unwrap();
+            what(&connection);
+        });
+        let told = Agents::join(std::slice::from_ref(&name), &token).err().unwrap().to_string();
+        agent.join().unwrap();
+        assert!(told.starts_with(&format!("agent {name}: ")), "{told}");
+        told
+    }
+
+    #[test]
+    fn an_agent_that_is_late_or_says_nonsense_is_named() {
+        let silent = told_of(|connection| while connection.receive::<Order>().is_ok() {});
+        assert!(silent.contains("it is late: its time did not come"), "{silent}");
+        let nonsense = told_of(|connection| connection.send(&[1, 2, 3]).unwrap());
+        assert!(nonsense.contains("it is lost: it said something that has no meaning"), "{nonsense}");
+        let gone = told_of(|_| {});
+        assert!(gone.contains("it is lost"), "{gone}");
+    }
 
     #[test]
     fn threads_are_divided_by_cores_and_grow_with_the_descriptors_that_are_needed() {

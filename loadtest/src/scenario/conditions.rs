@@ -26,7 +26,7 @@ pub(super) fn ksoftirqd_of_server(load: &Load, evidence: &Evidence, from: &Snaps
 
 /// Whether nothing but the server's traffic makes work on the server's cores.
 fn is_alone(load: &Load, evidence: &Evidence) -> bool {
-    match load.agents.is_empty() {
+    match load.agents.is_empty() && load.server_watch.is_none() {
         true => server_is_alone(load),
         false => evidence.server_has_machine,
     }

@@ -39,6 +39,8 @@ pub(crate) enum Send {
 type Mischief = dyn Fn(usize, usize) -> Vec<Send> + Sync + std::marker::Send;
 
 pub(crate) struct Behaviour {
+    /// Where it listens.
+    pub(crate) listens_on: &'static str,
     pub(crate) framing: Framing,
     /// Line end of the stream.
     pub(crate) newline: &'static str,
@@ -83,6 +85,7 @@ pub(crate) struct Behaviour {
 impl Default for Behaviour {
     fn default() -> Behaviour {
         Behaviour {
+            listens_on: "127.0.0.1:0",
             framing: Framing::Chunked,
             newline: "\n",
             drip: 0,
@@ -134,7 +137,7 @@ struct Inside {
 
 impl Fake {
     pub(crate) fn start(behaviour: Behaviour) -> Fake {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(behaviour.listens_on).unwrap();
         let address = listener.local_addr().unwrap();
         let inside = Arc::new(Inside {
             behaviour,
