@@ -1,10 +1,12 @@
 //! Tells the program the commit that it is built from, for its reports. The same sources at the same commit give
 //! the same program. Outside of a clone of the repository the commit is unknown, unless FANFARE_LOAD_COMMIT
-//! says it.
+//! says it. It tells the versions of the libraries that the baselines are made of, too, from Cargo.lock.
 
 use std::process::Command;
 
 const GIVEN: &str = "FANFARE_LOAD_COMMIT";
+const LOCK: &str = "../Cargo.lock";
+const LIBRARIES: [&str; 3] = ["axum", "hyper", "tokio"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed={GIVEN}");
@@ -17,6 +19,17 @@ fn main() {
         _ => commit().unwrap_or_else(|| "unknown".to_owned()),
     };
     println!("cargo:rustc-env={GIVEN}={commit}");
+    tell_versions();
+}
+
+fn tell_versions() {
+    println!("cargo:rerun-if-changed={LOCK}");
+    let text = std::fs::read_to_string(LOCK).unwrap_or_default();
+    for library in LIBRARIES {
+        let after_name = text.split_once(&format!("name = \"{library}\"\nversion = \""));
+        let version = after_name.and_then(|(_, rest)| rest.split('"').next()).unwrap_or("of unknown version");
+        println!("cargo:rustc-env=VERSION_OF_{}={version}", library.to_uppercase());
+    }
 }
 
 fn commit() -> Option<String> {

@@ -1,7 +1,8 @@
 # Sourced by million.sh and at-scale.sh: the limits of the machine, a network namespace, and the way back.
 #
-# Before: `name` of the script, `count` of streams, `raise` (yes or no). Whatever way the script ends, what runs in
-# the namespace is ended, the namespace goes, and raised limits are put back.
+# Before: `name` of the script, `count` of streams, `raise` (yes or no), `sockets` of each stream on this machine (2
+# where it is not said). Whatever way the script ends, what runs in the namespace is ended, the namespace goes, and
+# raised limits are put back.
 
 say() { echo "$name: $*" >&2; }
 
@@ -11,6 +12,7 @@ inside=(ip netns exec "$namespace")
 files=$(mktemp -d)
 undo=()
 made=no
+sockets=${sockets:-2}
 
 finish() {
   trap '' INT TERM
@@ -45,12 +47,12 @@ third() { awk '{ print $3 }'; }
 # Names what COUNT connections, both ends here, need; ends the script where something is missing.
 preflight() {
   local pages=$((count * 3)) buckets=65536
-  while [ "$buckets" -lt $((count * 2)) ] && [ "$buckets" -lt 16777216 ]; do buckets=$((buckets * 2)); done
-  need fs.file-max "$(sysctl -n fs.file-max)" $((count * 2 + 200000)) $((count * 2 + 1000000)) \
-    "two open sockets a connection"
-  need fs.epoll.max_user_watches "$(sysctl -n fs.epoll.max_user_watches)" $((count * 2 + 100000)) \
-    $((count * 2 + 1000000)) "each end of a connection is watched"
-  need net.ipv4.tcp_mem "$(sysctl -n net.ipv4.tcp_mem | third)" $((count * 2)) "$pages $pages $((pages + 1000000))" \
+  while [ "$buckets" -lt $((count * sockets)) ] && [ "$buckets" -lt 16777216 ]; do buckets=$((buckets * 2)); done
+  need fs.file-max "$(sysctl -n fs.file-max)" $((count * sockets + 200000)) $((count * sockets + 1000000)) \
+    "$sockets open sockets a connection"
+  need fs.epoll.max_user_watches "$(sysctl -n fs.epoll.max_user_watches)" $((count * sockets + 100000)) \
+    $((count * sockets + 1000000)) "each end that is a socket is watched"
+  need net.ipv4.tcp_mem "$(sysctl -n net.ipv4.tcp_mem | third)" $((count * sockets)) "$pages $pages $((pages + 1000000))" \
     "a broadcast is accounted as a page in each receiver's socket until it is read"
   need net.core.netdev_max_backlog "$(sysctl -n net.core.netdev_max_backlog)" "$count" $((count * 2)) \
     "packets that wait for the other core are dropped and come again 200 ms later"
@@ -81,8 +83,9 @@ preflight() {
   fi
 }
 # Both ends of an idle pair: 8,344 bytes of the kernel's slab, 58 of the server's, at most 170 of the client's. What a
-# broadcast adds is not foreseen but watched: the run ends when only `least_memory` MiB are left.
-pair_bytes=8600 least_memory=1024
+# broadcast adds is not foreseen but watched: the run ends when only `least_memory` MiB are left. A client without sockets
+# leaves half of the kernel's, and has some 50 bytes more itself.
+pair_bytes=$((sockets == 2 ? 8600 : 4700)) least_memory=1024
 # A thread each; the loop of `bare` takes no more than 1,024, and long before that the scheduler is measured.
 most_shards=256
 count_shards() {

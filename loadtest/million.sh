@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Holds COUNT live subscribers on this one machine, client included, and delivers broadcasts to every one.
 #
-#   loadtest/million.sh [COUNT] [--backend epoll|io-uring] [--steered] [--raise]
+#   loadtest/million.sh [COUNT] [--backend epoll|io-uring] [--steered] [--tun] [--raise]
 #
 # With --steered the server has core 0, and the client and the receivers' kernel work have core 1, as behind a network
 # card: the server's CPU is then its own. Without it both share the cores, and a send includes the receiver's work.
+# With --tun the client has no sockets: it speaks TCP itself, over a TUN device in the namespace, so the kernel holds the
+# server's half alone. --steered then gives the server's core what its kernel receives, the acknowledgments.
 # It checks every limit first and names each that is too low, with the command that raises it. With --raise (as root) it
 # raises them itself, and puts them back at the end. Server and client run in a network namespace of their own; the
 # server runs as nobody, under the descriptor limit that it finds. When 1 GiB of memory is left the run ends and says
@@ -12,17 +14,19 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-name=million.sh count=1000000 backend=epoll raise=no steered=no
+name=million.sh count=1000000 backend=epoll raise=no steered=no tun=no
 while [ $# -gt 0 ]; do
   case $1 in
     --raise) raise=yes ;;
     --steered) steered=yes ;;
+    --tun) tun=yes ;;
     --backend) backend=$2; shift ;;
     [0-9]*) count=$1 ;;
     *) echo "$name: unknown argument $1; see its first lines" >&2; exit 2 ;;
   esac
   shift
 done
+[ "$tun" = no ] || sockets=1
 . loadtest/machine.sh
 
 # Before the limits are raised: they are the whole machine's.
@@ -33,24 +37,39 @@ results=${RESULTS:-loadtest/results/$(date +%F)-$(nproc)-cores}
 mkdir -p "$results"
 make_namespace
 
+listen=(--listen 127.0.0.1:8844) url=http://127.0.0.1:8844
+if [ "$tun" = yes ]; then
+  # Packets of a TUN device do not reach loopback's own network. It is the namespace's only other way in.
+  "${inside[@]}" ip address add 10.63.0.1/32 dev lo
+  listen=(--listen 10.63.0.1:8844 --open) url=http://10.63.0.1:8844
+fi
+
 # Where nobody may read it, whatever the rights of the checkout.
 install -m 755 -t "$files" "$load/fanfare"
 chmod 755 "$files"
 "${inside[@]}" setpriv --reuid 65534 --regid 65534 --clear-groups \
-  "$files/fanfare" serve --listen 127.0.0.1:8844 --backend "$backend" --shards "$shards" --head-time 60s >"$files/said" 2>&1 &
+  "$files/fanfare" serve "${listen[@]}" --backend "$backend" --shards "$shards" --head-time 60s >"$files/said" 2>&1 &
 server=$!
 for _ in $(seq 100); do grep -q listening "$files/said" && break; sleep 0.1; done
 grep -q listening "$files/said" || { cat "$files/said" >&2; exit 1; }
 say "$count subscribers, $shards shards of at most $descriptors descriptors, server $server as nobody"
 
 arrangement=()
-[ "$steered" = no ] || arrangement=(--steered --server-cores 0 --client-cores 1)
-suffix=$([ "$steered" = no ] || echo -steered)
+[ "$tun" = no ] || arrangement=(--tun load)
+case $steered-$tun in
+  yes-no) arrangement=(--steered --server-cores 0 --client-cores 1) ;;
+  yes-yes)
+    arrangement=(--tun load --threads 1 --server-cores 0 --client-cores 1)
+    "${inside[@]}" ip tuntap add load0 mode tun vnet_hdr
+    "${inside[@]}" sh -c 'echo 1 >/sys/class/net/load0/queues/rx-0/rps_cpus'
+    ;;
+esac
+suffix=$([ "$steered" = no ] || echo -steered)$([ "$tun" = no ] || echo -tun)
 
 # The idle server is looked at 20 s after the last connect: until then the kernel sends again what the clients' core was too
 # busy to acknowledge. The broadcasts must not overlap: each takes both cores about ten seconds a million.
 code=0
-bounded $((300 + count / 2000)) "$load/fanfare-load" idle -n "$count" --server-pid "$server" --events 3 --settle 20s \
+bounded $((300 + count / 2000)) "$load/fanfare-load" idle -n "$count" --url "$url" --server-pid "$server" --events 3 --settle 20s \
   --rate "$(awk "BEGIN { print 50000 / ($count + 50000) }")" --duration 20s \
   --connect-rate 100000 --connect-burst 4000 --head-timeout 60s --patience 60s --least-memory "$least_memory" \
   "${arrangement[@]}" --json "$results/million-$count-$backend$suffix.json" || code=$?

@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::baseline::Serve;
-use crate::compare::{Compare, Refusal};
+use crate::compare::Compare;
 use crate::distributed::{Agent, Watch};
 use crate::failure::Outcome;
+use crate::find::Find;
+use crate::outputs::Outputs;
+use crate::refusal::Refusal;
 use crate::scenario::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, Topics, read};
+use crate::threshold::Threshold;
 
 /// Opens very many event streams to a server, publishes, and judges every delivery.
 ///
@@ -27,12 +31,18 @@ pub(crate) struct With<T: Args> {
     own: T,
     #[command(flatten)]
     load: Load,
+    #[command(flatten)]
+    outputs: Outputs,
 }
+
+/// A scenario without options of its own.
+#[derive(Args)]
+pub(crate) struct NoOptions {}
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// One topic, everybody gets everything: latency, time to the last subscriber, CPU per delivery
-    Fanout(Box<Load>),
+    Fanout(Box<With<NoOptions>>),
     /// Memory per connection (the server's and the kernel's), CPU while idle
     Idle(Box<With<Idle>>),
     /// Measure whatever comes on the streams of any server, and publish nothing
@@ -50,7 +60,9 @@ pub(crate) enum Command {
     /// A small topic beside a big broadcast
     Mixed(Box<With<Mixed>>),
     /// Run a scenario file
-    Run(RunFile),
+    Run(Box<RunFile>),
+    /// Raise streams or the rate step by step until a threshold fails: what the server holds
+    Find(Box<Find>),
     /// A scenario over several servers: table, JSON, and a page with plots
     Compare(Box<Compare>),
     /// Open streams to a baseline until it refuses, and name the limit that stopped it
@@ -58,9 +70,9 @@ pub(crate) enum Command {
     /// Run a server to compare with, in the foreground
     Baseline(Serve),
     /// Hold subscribers on this machine for a run that is conducted elsewhere (--agents)
-    Agent(Agent),
+    Agent(Box<Agent>),
     /// Tell the CPU and the memory of a server on this machine to a run elsewhere (--server-watch)
-    Watch(Watch),
+    Watch(Box<Watch>),
 }
 
 /// Options beside a scenario file.
@@ -86,15 +98,22 @@ pub(crate) struct RunFile {
     /// Write every figure to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Fail where this is true of the run, beside what the file says; may be given several times
+    #[arg(long, value_name = "THRESHOLD")]
+    fail_if: Vec<Threshold>,
     /// No progress
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 /// What is to be done.
 pub(crate) enum Task {
     /// One run against one server.
-    Scenario(Kind, Box<Load>),
+    Scenario(Kind, Box<Load>, Outputs),
+    /// Many runs against one server.
+    Find(Box<Find>),
     /// Many runs against several servers.
     Compare(Box<Compare>),
     /// Find out where a server stops.
@@ -102,23 +121,24 @@ pub(crate) enum Task {
     /// Be a server.
     Baseline(Serve),
     /// Be a load machine.
-    Agent(Agent),
+    Agent(Box<Agent>),
     /// Look at a server.
-    Watch(Watch),
+    Watch(Box<Watch>),
 }
 
 impl Command {
     pub(crate) fn task(self) -> Outcome<Task> {
-        let (kind, load) = match self {
-            Command::Fanout(load) => (Kind::Fanout, *load),
-            Command::Topics(with) => (Kind::Topics(with.own), with.load),
-            Command::Idle(with) => (Kind::Idle(with.own), with.load),
-            Command::Listen(with) => (Kind::Listen(with.own), with.load),
-            Command::Saturate(with) => (Kind::Saturate(with.own), with.load),
-            Command::Storm(with) => (Kind::Storm(with.own), with.load),
-            Command::Slow(with) => (Kind::Slow(with.own), with.load),
-            Command::Churn(with) => (Kind::Churn(with.own), with.load),
-            Command::Mixed(with) => (Kind::Mixed(with.own), with.load),
+        let (kind, mut load, outputs) = match self {
+            Command::Fanout(with) => (Kind::Fanout, with.load, with.outputs),
+            Command::Topics(with) => (Kind::Topics(with.own), with.load, with.outputs),
+            Command::Idle(with) => (Kind::Idle(with.own), with.load, with.outputs),
+            Command::Listen(with) => (Kind::Listen(with.own), with.load, with.outputs),
+            Command::Saturate(with) => (Kind::Saturate(with.own), with.load, with.outputs),
+            Command::Storm(with) => (Kind::Storm(with.own), with.load, with.outputs),
+            Command::Slow(with) => (Kind::Slow(with.own), with.load, with.outputs),
+            Command::Churn(with) => (Kind::Churn(with.own), with.load, with.outputs),
+            Command::Mixed(with) => (Kind::Mixed(with.own), with.load, with.outputs),
+            Command::Find(find) => return Ok(Task::Find(find)),
             Command::Compare(compare) => return Ok(Task::Compare(compare)),
             Command::Refusal(refusal) => return Ok(Task::Refusal(refusal)),
             Command::Baseline(serve) => return Ok(Task::Baseline(serve)),
@@ -135,9 +155,11 @@ impl Command {
                 }
                 load.json = run.json.or(load.json);
                 load.quiet |= run.quiet;
-                (kind, load)
+                load.fail_if.extend(run.fail_if);
+                (kind, load, run.outputs)
             }
         };
-        Ok(Task::Scenario(kind, Box::new(load)))
+        load.follow_stages();
+        Ok(Task::Scenario(kind, Box::new(load), outputs))
     }
 }

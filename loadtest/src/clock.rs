@@ -12,7 +12,8 @@ pub(crate) const SECOND: u64 = 1_000_000_000;
 /// A millisecond in the unit of this module.
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 
-/// What a test makes this machine's clock differ by: nanoseconds, how many it gains in a second, and since when.
+/// What a test makes this machine's clock differ by: nanoseconds, how many it gains in a second, and since
+/// when.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
 static GAINS: AtomicI64 = AtomicI64::new(0);
 static SINCE: AtomicU64 = AtomicU64::new(0);
@@ -45,8 +46,8 @@ pub(crate) fn utc() -> String {
 /// From seconds since 1970 to a date of the Gregorian calendar.
 fn date_of(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years begin in March here, so that a leap day is the last one of its year; 1970 began 719,468 days after
-    // the first March of year 0. An era is 400 years.
+    // Years begin in March here, so that a leap day is the last one of its year; 1970 began 719,468 days
+    // after the first March of year 0. An era is 400 years.
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

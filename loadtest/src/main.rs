@@ -11,11 +11,15 @@ mod clock;
 mod compare;
 mod cores;
 mod distributed;
+mod exporter;
 mod failure;
+mod find;
 mod http;
 mod limits;
+mod outputs;
 mod provenance;
 mod publish;
+mod refusal;
 mod report;
 mod sample;
 mod scenario;
@@ -28,9 +32,12 @@ mod steer;
 mod subscription;
 mod sys;
 mod target;
+mod threshold;
 mod tls;
 mod tun;
+mod watch;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -38,11 +45,13 @@ use clap::Parser;
 use crate::cli::{Cli, Task};
 use crate::compare::Compare;
 use crate::failure::{Failure, Outcome};
+use crate::find::Find;
+use crate::outputs::Outputs;
 use crate::provenance::Provenance;
 use crate::report::{Report, comparison, summary};
 use crate::scenario::{Kind, Load};
 
-/// A run that is not valid.
+/// A run that is not valid, or that fails a threshold.
 const NOT_VALID: u8 = 1;
 /// A run that could not be started.
 const NOT_STARTED: u8 = 2;
@@ -52,7 +61,8 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     sys::note_interrupts();
     let result = Cli::parse().command.task().and_then(|task| match task {
-        Task::Scenario(kind, load) => one_run(&kind, &load),
+        Task::Scenario(kind, load, outputs) => one_run(&kind, &load, &outputs),
+        Task::Find(find) => search(&find),
         Task::Compare(compare) => many_runs(*compare),
         Task::Refusal(refusal) => refusal.run().map(|stop| {
             println!("{stop}");
@@ -73,20 +83,48 @@ fn main() -> ExitCode {
     }
 }
 
-fn one_run(kind: &Kind, load: &Load) -> Outcome<ExitCode> {
+/// Prints to standard output. A reader that has gone, such as `head`, must not end the run before its files are
+/// written.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
+    if outputs.dry_run {
+        say(&scenario::requests(kind, load)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut watch = outputs.begin(load)?;
     let provenance = Provenance::begin();
-    let mut report = scenario::run(kind, load, &secrets::url(&load.target_name()))?;
+    let mut report = scenario::run_watched(kind, load, &secrets::url(&load.target_name()), &mut watch)?;
     report.provenance = Some(provenance.until_now());
-    println!("{}", summary(&report));
+    say(&summary(&report));
     if let Some(path) = &load.json {
         write_json(path, &report)?;
     }
+    outputs.write(&report)?;
     for problem in &report.problems {
         eprintln!("fanfare-load: {problem}");
     }
+    for line in report.failed_thresholds() {
+        eprintln!("fanfare-load: {line}");
+    }
     Ok(ExitCode::from(match &report {
         Report { partial: true, .. } => INTERRUPTED,
-        Report { valid: true, .. } => 0,
+        Report { passed: true, .. } => 0,
+        _ => NOT_VALID,
+    }))
+}
+
+fn search(find: &Find) -> Outcome<ExitCode> {
+    let found = find.run()?;
+    say(&find.summary(&found));
+    if let Some(path) = find.json() {
+        write_json(path, &found)?;
+    }
+    Ok(ExitCode::from(match (found.partial, found.held) {
+        (true, _) => INTERRUPTED,
+        (_, Some(_)) => 0,
         _ => NOT_VALID,
     }))
 }
@@ -94,10 +132,22 @@ fn one_run(kind: &Kind, load: &Load) -> Outcome<ExitCode> {
 fn many_runs(compare: Compare) -> Outcome<ExitCode> {
     let result = compare.run()?;
     println!("{}\n{}; {}", comparison(&result), result.machine, result.arrangement);
-    for line in result.beside_bare() {
+    for line in result.versions().iter().chain(&result.beside_bare()) {
         println!("{line}");
     }
-    Ok(ExitCode::from(match (result.partial, result.valid()) {
+    let mut has_failed = false;
+    for row in &result.rows {
+        for (round, line) in row
+            .rounds
+            .iter()
+            .enumerate()
+            .flat_map(|(round, report)| report.failed_thresholds().map(move |line| (round + 1, line)))
+        {
+            has_failed = true;
+            eprintln!("fanfare-load: {} at {}, round {round}: {line}", row.name, row.connections);
+        }
+    }
+    Ok(ExitCode::from(match (result.partial, result.valid() && !has_failed) {
         (true, _) => INTERRUPTED,
         (_, true) => 0,
         _ => NOT_VALID,

@@ -76,7 +76,8 @@ impl Subscriptions {
         Subscriptions::of(sources.template, sources.names, lists, sources.connect_to)
     }
 
-    /// Looks up the hosts, and tries one request. `connect_to` is where to connect in place of the host of the URL.
+    /// Looks up the hosts, and tries one request. `connect_to` is where to connect in place of the host of
+    /// the URL.
     ///
     /// # Errors
     /// A URL is none, or a host is not known.

@@ -35,6 +35,11 @@ pub(crate) fn calendar_seconds() -> u64 {
     read_clock(libc::CLOCK_REALTIME) / 1_000_000_000
 }
 
+/// Nanoseconds since 1970, for what other programs date.
+pub(crate) fn calendar_ns() -> u64 {
+    read_clock(libc::CLOCK_REALTIME)
+}
+
 /// Processor time of the calling thread in nanoseconds.
 pub(crate) fn thread_cpu_ns() -> u64 {
     read_clock(libc::CLOCK_THREAD_CPUTIME_ID)
@@ -305,12 +310,6 @@ pub(crate) fn end_with_parent(parent: u32) -> bool {
     // SAFETY: PR_SET_PDEATHSIG takes one integer and touches only the calling process.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) };
     std::os::unix::process::parent_id() == parent
-}
-
-/// Whether this process may do everything.
-pub(crate) fn is_root() -> bool {
-    // SAFETY: geteuid takes nothing and cannot fail.
-    unsafe { libc::geteuid() == 0 }
 }
 
 /// Listens on loopback with a backlog that a storm fits into, whatever the standard library's is. With

@@ -4,10 +4,18 @@ mod fake;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 #[test]
 fn a_baseline_runs_in_the_foreground_and_is_judged() {
-    for name in ["threads", "bare", "bare --threads 3", "tokio"] {
+    for name in [
+        "threads",
+        "bare",
+        "bare --set arguments=--threads=3",
+        "axum-sse",
+        "hyper",
+        "hyper --set arguments+=--threads=2",
+    ] {
         let mut child =
             fake::command().arg("baseline").args(name.split(' ')).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -29,7 +37,7 @@ fn a_baseline_runs_in_the_foreground_and_is_judged() {
 fn a_comparison_keeps_every_row_and_its_page_needs_nothing_from_elsewhere() {
     let page = fake::scratch("page.html");
     let arguments = format!(
-        "compare --contenders threads,bare,tokio --rounds 2 --connections 20,40 -r 50 -d 300ms --html {}",
+        "compare --contenders threads,bare,axum-sse --rounds 2 --connections 20,40 -r 50 -d 300ms --html {}",
         page.display()
     );
     let verdict = fake::judge(&arguments);
@@ -42,7 +50,7 @@ fn a_comparison_keeps_every_row_and_its_page_needs_nothing_from_elsewhere() {
         .map(|row| (row["name"].as_str().unwrap(), row["connections"].as_u64().unwrap()))
         .collect();
     let expected =
-        [("threads", 20), ("bare", 20), ("tokio", 20), ("threads", 40), ("bare", 40), ("tokio", 40)];
+        [("threads", 20), ("bare", 20), ("axum-sse", 20), ("threads", 40), ("bare", 40), ("axum-sse", 40)];
     assert_eq!(told, expected);
     for row in rows {
         assert_eq!(row["rounds"].as_array().unwrap().len(), 2);
@@ -53,8 +61,12 @@ fn a_comparison_keeps_every_row_and_its_page_needs_nothing_from_elsewhere() {
         assert_eq!(memory["highest"].as_f64(), Some(rounds[0].max(rounds[1])));
         assert_eq!(memory["rounds"], 2);
         assert!(row["settings"].as_str().unwrap().len() > 10);
+        assert!(row["version_of_program"].as_str().unwrap().starts_with("fanfare-load "));
+        assert!(!row["objections"].as_array().unwrap().is_empty());
     }
     assert_eq!(html.matches("<svg").count(), 2 * 4 + 1, "four plots for each size, and one over the sizes");
+    let told = ["Sse formats the event again for each stream", ", axum 0.8"];
+    assert!(told.iter().all(|told| html.contains(told)), "versions and objections are on the page");
     let elsewhere = ["src=", "href=", "url(", "@import", "<script"];
     assert!(elsewhere.iter().all(|outside| !html.contains(outside)));
 }
@@ -99,6 +111,93 @@ fn who_cannot_take_part_is_named() {
     assert!(verdict.complaint.contains("nchan"), "the right names are listed: {}", verdict.complaint);
 }
 
+/// Only Fanfare's settings could be changed, so that a comparison was as good as our idea of the others'.
+#[test]
+fn every_contender_can_be_given_other_settings_and_the_report_holds_them() {
+    let verdict = fake::judge(
+        "compare --contenders bare,axum-sse,hyper --rounds 1 --connections 20 -r 50 -d 300ms \
+         --set bare.arguments=--threads=2 --set axum-sse.environment.TOKIO_WORKER_THREADS=3 \
+         --set hyper.arguments+=--queue=32",
+    );
+    assert_eq!(verdict.code, 0, "{}", verdict.complaint);
+    let rows = verdict.json["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bare", "axum-sse", "hyper"]);
+    let full: Vec<&serde_json::Value> = rows.iter().map(|row| &row["settings_in_full"]).collect();
+    assert_eq!(full[0]["arguments"], serde_json::json!(["--threads=2"]));
+    assert_eq!(full[1]["environment"]["TOKIO_WORKER_THREADS"], "3");
+    assert_eq!(full[1]["overridden"], serde_json::json!(["environment.TOKIO_WORKER_THREADS=3"]));
+    assert_eq!(full[2]["arguments"].as_array().unwrap().last().unwrap(), "--queue=32");
+    let version = rows[2]["version_of_program"].as_str().unwrap();
+    assert!(version.starts_with("fanfare-load ") && version.contains("hyper 1."), "{version}");
+}
+
+/// `TOKIO_WORKER_THREADS` is read when the runtime starts: what is set has to be there by then.
+#[test]
+fn a_variable_that_is_set_reaches_a_built_in_baseline() {
+    let threads = |name: &str, set: &str| {
+        let mut child = fake::command();
+        let mut child = child.args(["baseline", name, "--set", set]).stdout(Stdio::piped()).spawn().unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+        // The line comes before the runtime, whose threads are looked for until they are there.
+        let mut seen = 0;
+        for _ in 0..6_000 {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("Threads:")).unwrap();
+            seen = line.trim().parse::<u32>().unwrap();
+            if seen == 6 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        seen
+    };
+    assert_eq!(threads("axum-sse", "environment.TOKIO_WORKER_THREADS=5"), 6, "five, and the first");
+}
+
+#[test]
+fn a_setting_that_does_not_exist_is_named_with_the_right_ones() {
+    let verdict = fake::judge("compare --contenders bare --set bear.arguments=x");
+    assert_eq!(verdict.code, 2);
+    assert!(
+        verdict.complaint.contains("`bear`") && verdict.complaint.contains("bare"),
+        "{}",
+        verdict.complaint
+    );
+    let verdict = fake::judge("compare --contenders bare --set nchan.files.nginx=x");
+    assert_eq!(verdict.code, 2);
+    assert!(verdict.complaint.contains("files.nginx.conf"), "{}", verdict.complaint);
+    let output = fake::command().args(["baseline", "mercure", "--set", "argument=x"]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && told.contains("files.Caddyfile"), "{told}");
+}
+
+#[test]
+fn the_settings_of_a_baseline_are_shown_whether_its_program_is_installed_or_not() {
+    let arguments = ["baseline", "nchan", "--show", "--set", "environment.TZ=UTC"];
+    let output = fake::command().args(arguments).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    for part in ["objections = [", "nchan_subscriber eventsource;", "=== overridden: environment.TZ=UTC"] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
+fn the_help_names_every_contender() {
+    let output = fake::command().args(["compare", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = fake::judge("compare --contenders nobody").complaint;
+    let (_, names) = told.split_once("there are ").unwrap();
+    for name in names.trim().split(", ") {
+        assert!(
+            help.contains(&format!(" {name},")) || help.contains(&format!(" {name} [default")),
+            "{name}: {help}"
+        );
+    }
+}
+
 #[test]
 fn every_scenario_can_be_compared_in() {
     // `bare` has no queues: those of `threads` overflow in `saturate` if the machine keeps one of its threads
@@ -126,16 +225,17 @@ fn every_scenario_can_be_compared_in() {
 #[test]
 fn who_has_one_channel_is_left_out_where_topics_matter() {
     for scenario in ["topics", "mixed"] {
-        let verdict = fake::judge(&format!("compare --scenario {scenario} --contenders threads,bare,tokio"));
+        let verdict =
+            fake::judge(&format!("compare --scenario {scenario} --contenders threads,bare,axum-sse"));
         assert_eq!(verdict.code, 2, "{scenario}");
-        for name in ["threads", "bare", "tokio"] {
+        for name in ["threads", "bare", "axum-sse"] {
             let told = format!("{name} is left out of {scenario}: it has one channel for everybody");
             assert!(verdict.complaint.contains(&told), "{}", verdict.complaint);
         }
     }
 }
 
-/// A table of 100 descriptors is full after some 90 streams: `tokio` has one table, `threads` takes another.
+/// A table of 100 descriptors is full after some 90 streams: `axum-sse` has one table, `threads` takes another.
 #[test]
 fn a_server_is_filled_until_it_refuses_and_the_limit_is_named() {
     let filled = |arguments: &str| {
@@ -143,7 +243,7 @@ fn a_server_is_filled_until_it_refuses_and_the_limit_is_named() {
         let script = format!("ulimit -n 100 && exec {program} refusal {arguments}");
         Command::new("sh").args(["-c", &script]).output().unwrap()
     };
-    let output = filled("tokio -n 500");
+    let output = filled("axum-sse -n 500");
     let told = String::from_utf8(output.stdout).unwrap();
     let held: u64 = told.split_whitespace().nth(2).unwrap().parse().unwrap();
     assert!((50..100).contains(&held) && told.contains("refused the next"), "{told}");

@@ -1,4 +1,5 @@
-//! Several load machines: agents, a controller, and a watch on the server's machine, as processes of this one.
+//! Several load machines: agents, a controller, and a watch on the server's machine, as processes of this
+//! one.
 
 #![allow(clippy::unwrap_used, reason = "a machine that cannot be started is a failed test")]
 
@@ -204,6 +205,45 @@ fn every_scenario_runs_with_agents_and_they_serve_one_run_after_the_other() {
     assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
     assert_eq!(verdict.count("deliveries") + verdict.count("missed_while_away"), 50 * 46);
     assert!(verdict.count("missed_while_away") >= 50 * 5);
+}
+
+/// Who joins in a stage is owed what is published from then on, of which its agent has to know.
+#[test]
+fn streams_of_agents_come_and_go_in_stages() {
+    let agents = [&Machine::agent(&[]), &Machine::agent(&[])];
+    let run = "fanout -r 20 --stage 1s:20 --stage 3s:20 --stage 1s:5 --patience 600ms";
+    let verdict = controlled(&honest(), &agents, run);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.json["opening"]["streams"], 20);
+    assert_eq!(verdict.count("streams_open_at_end"), 5);
+    // Whoever came second gets nothing any more.
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (1, 50..) => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = controlled(&fake, &agents, run);
+    assert_eq!(verdict.code, 1, "{}", verdict.complaint);
+    assert!(verdict.count("lost") > 0 && verdict.faults()[1..] == [0; 3], "{}", verdict.complaint);
+}
+
+/// Each second all agents are asked what they have seen.
+#[test]
+fn what_agents_see_is_there_while_the_run_lasts() {
+    let agents = [&Machine::agent(&[]), &Machine::agent(&[])];
+    let log = fake::scratch("run.hlog");
+    let run = format!("fanout -n 6 -r 50 -d 3s --hlog {}", log.display());
+    let verdict = controlled(&honest(), &agents, &run);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::remove_file(&log).unwrap();
+    // Each line has the latencies of a second: its begin, its length, the longest, and the histogram.
+    let with_latencies = |line: &&str| {
+        let fields: Vec<&str> = line.split(',').collect();
+        fields.len() == 4 && fields[2].parse::<f64>().is_ok_and(|longest| longest > 0.0)
+    };
+    assert!(text.lines().filter(with_latencies).count() >= 2, "{text}");
+    let open = verdict.json["seconds"][2]["streams_open"].as_u64();
+    assert_eq!(open, Some(6), "{}", verdict.json["seconds"]);
 }
 
 /// What comes and goes is judged by how many events were published by then, which agents have to be told.
@@ -511,7 +551,8 @@ fn a_watch_tells_cpu_and_memory_of_the_server() {
     assert!(verdict.json["conditions"]["server_waited_share"].is_number());
     // The agents are on the server's machine here, so what its kernel does is not the server's alone.
     assert_eq!(verdict.json["ksoftirqd_is_the_servers"], false);
-    // It serves without agents, too, and without it there are no figures of a machine that is not the server's.
+    // It serves without agents, too, and without it there are no figures of a machine that is not the
+    // server's.
     let verdict = honest().judge(&format!("{RUN} {options} --token {}", TOKEN.replace(' ', "-")));
     assert!(verdict.complaint.contains("--server-watch"), "{}", verdict.complaint);
     let verdict = controlled(&honest(), &agents, RUN);
@@ -559,8 +600,8 @@ fn a_watch_that_is_lost_ends_the_run() {
 /// Says that it is the process in a network namespace of its own.
 const INSIDE: &str = "FANFARE_LOAD_TEST_INSIDE";
 
-/// Each machine has an address, and a network stack, of its own. The server and the controller are in one network
-/// namespace and each agent is in another, which anybody may make where the machine allows it.
+/// Each machine has an address, and a network stack, of its own. The server and the controller are in one
+/// network namespace and each agent is in another, which anybody may make where the machine allows it.
 #[test]
 fn agents_with_addresses_of_their_own_are_judged_as_one_machine() {
     if std::env::var_os(INSIDE).is_none() {
@@ -611,8 +652,7 @@ fn agents_with_addresses_of_their_own_are_judged_as_one_machine() {
         _ => vec![Send::Event(event)],
     };
     let start = |mischief: Box<dyn Fn(usize, usize) -> Vec<Send> + Sync + std::marker::Send>| {
-        let listens_on = "10.99.1.1:0";
-        Fake::start(Behaviour { listens_on, replays: true, mischief, ..Behaviour::default() })
+        Fake::start_at("10.99.1.1", Behaviour { replays: true, mischief, ..Behaviour::default() })
     };
     let all: Vec<&Machine> = agents.iter().collect();
     let verdict = controlled(&start(Box::new(mischief)), &all, "fanout -n 30 -r 100 -d 500ms");

@@ -3,10 +3,12 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -115,6 +117,10 @@ func (h *hub) ServeHTTP(writer http.ResponseWriter, request *http.Request) {
 }
 
 func main() {
+	if os.Args[1] == "--version" {
+		fmt.Println("net/http of", runtime.Version())
+		return
+	}
 	server := &http.Server{Addr: "127.0.0.1:" + os.Args[1], Handler: &hub{streams: map[chan []byte]struct{}{}}}
 	log.Fatal(server.ListenAndServe())
 }

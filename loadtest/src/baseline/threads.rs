@@ -13,8 +13,6 @@ use crate::sys;
 
 /// A subscriber's thread calls little; the default of 2 MiB costs address space and page tables.
 const STACK_BYTES: usize = 64 * 1024;
-/// Frames that a slow subscriber may be behind.
-const QUEUE: usize = 64;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Descriptors of a table that are not streams.
 const SPARE: u64 = 64;
@@ -43,10 +41,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Mailbox {
-    /// Whether the subscriber is still there.
-    fn put(&self, frame: &Frame) -> bool {
+    /// Whether the subscriber is still there; one that is `behind` by so many frames is not.
+    fn put(&self, frame: &Frame, behind: usize) -> bool {
         let mut queue = lock(&self.queue);
-        queue.closed |= queue.frames.len() >= QUEUE;
+        queue.closed |= queue.frames.len() >= behind;
         if !queue.closed {
             queue.frames.push_back(frame.clone());
         }
@@ -74,12 +72,12 @@ impl Mailbox {
 /// Accepts in a thread whose descriptor table holds so many connections; then the next one goes on with a
 /// table of its own. The limit on descriptors is per table, and without this it would stop a server that has
 /// not run out of threads. A table ends with its last connection.
-pub(super) fn serve(listener: &TcpListener) -> Outcome<()> {
+pub(super) fn serve(listener: &TcpListener, queue: usize) -> Outcome<()> {
     let subscribers = Subscribers::default();
     let (limit, _) = sys::descriptor_limit();
     loop {
         std::thread::scope(|scope| {
-            let turn = || accept(listener, limit.saturating_sub(SPARE), &subscribers);
+            let turn = || accept(listener, limit.saturating_sub(SPARE), &subscribers, queue);
             if std::thread::Builder::new().spawn_scoped(scope, turn).is_err() {
                 std::thread::sleep(REFUSED_PAUSE);
             }
@@ -87,14 +85,14 @@ pub(super) fn serve(listener: &TcpListener) -> Outcome<()> {
     }
 }
 
-fn accept(listener: &TcpListener, mut room: u64, subscribers: &Subscribers) {
+fn accept(listener: &TcpListener, mut room: u64, subscribers: &Subscribers, queue: usize) {
     let private = sys::private_descriptor_table();
     let mut complained = false;
     while room > 0 || private.is_err() {
         let accepted = listener.accept().and_then(|(socket, _)| {
             let subscribers = subscribers.clone();
             // A connection's error ends the connection, and nobody else cares.
-            let run = move || drop(connection(&socket, &subscribers));
+            let run = move || drop(connection(&socket, &subscribers, queue));
             std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run)
         });
         match accepted {
@@ -110,7 +108,7 @@ fn accept(listener: &TcpListener, mut room: u64, subscribers: &Subscribers) {
     }
 }
 
-fn connection(socket: &TcpStream, subscribers: &Subscribers) -> std::io::Result<()> {
+fn connection(socket: &TcpStream, subscribers: &Subscribers, queue: usize) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
     // Small, because it is made for each subscriber; larger bodies of publishers are read past it.
     let mut reader = BufReader::with_capacity(1024, socket);
@@ -127,7 +125,7 @@ fn connection(socket: &TcpStream, subscribers: &Subscribers) -> std::io::Result<
             }
             Request::Publish(body) => {
                 let frame: Frame = frame(&body).into();
-                lock(subscribers).retain(|subscriber| subscriber.put(&frame));
+                lock(subscribers).retain(|subscriber| subscriber.put(&frame, queue));
                 (&mut &*socket).write_all(ACCEPTED)?;
             }
         }

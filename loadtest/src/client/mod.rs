@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use serde::{Deserialize, Serialize};
+
 pub(crate) use ids::IdFigures;
 pub(crate) use observations::{Observations, Spread, ThreadObservations, Timings, record, timings};
 pub(crate) use series::{Second, Series};
@@ -23,6 +25,7 @@ pub(crate) use zipf::Zipf;
 use crate::distributed::Offset;
 use crate::failure::{Failure, Outcome};
 use crate::sample;
+use crate::sequence::Faults;
 use crate::sources::Sources;
 use crate::subscription::Subscriptions;
 use crate::sys::Waker;
@@ -77,6 +80,9 @@ pub(crate) struct Plan {
     /// Streams may be compressed.
     pub(crate) accepts_gzip: bool,
     pub(crate) groups: Vec<Group>,
+    /// Subscribers, the first ones by their numbers, that open their streams at the start; the others wait
+    /// for [`Command::Admit`].
+    pub(crate) admitted: usize,
     /// Threads of the whole run, and of these this machine's own.
     pub(crate) threads: usize,
     pub(crate) own_threads: Range<usize>,
@@ -170,10 +176,14 @@ pub(crate) enum Command {
     CutAll,
     /// Open every stream again at once.
     Return,
+    /// The first subscribers, so many, are to be there; the others leave. Over all threads.
+    Admit { subscribers: u64 },
     /// So many subscribers a second leave, and as many join; 0 ends it. Over all threads.
     Churn { per_second: f64 },
     /// Tell how many deliveries are owed to those who are there.
     Owed,
+    /// Tell what was seen so far.
+    Seen,
     /// Observations: so many events were published to each topic.
     Finish { published: Arc<Vec<u64>> },
 }
@@ -193,7 +203,30 @@ struct Control {
     waiting: AtomicU64,
     /// The answer to [`Command::Owed`]; [`NO_ANSWER`] before it.
     owed: AtomicU64,
+    /// The answer to [`Command::Seen`].
+    seen: Mutex<Option<SeenSoFar>>,
     thread: AtomicI32,
+}
+
+/// What the subscribers of a run that is under way have seen.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SeenSoFar {
+    /// Of all deliveries that are measured, without those to subscribers that stall on purpose; in a run that
+    /// listens the time between two events of a stream.
+    #[serde(with = "transfer")]
+    pub(crate) latency: Timings,
+    /// What is lost shows at the end only.
+    pub(crate) faults: Faults,
+}
+
+impl SeenSoFar {
+    /// Both together.
+    pub(crate) fn with(mut self, other: SeenSoFar) -> SeenSoFar {
+        // It grows as far as the other, so adding cannot fail.
+        let _ = self.latency.add(&other.latency);
+        self.faults.add(other.faults);
+        self
+    }
 }
 
 const NO_ANSWER: u64 = u64::MAX;
@@ -256,6 +289,7 @@ impl Crowd {
                 delivered: AtomicU64::new(0),
                 damaged: AtomicU64::new(0),
                 owed: AtomicU64::new(NO_ANSWER),
+                seen: Mutex::default(),
                 thread: AtomicI32::new(0),
             }));
         }
@@ -323,6 +357,21 @@ impl Crowd {
             Some(control.owed.load(Ordering::Acquire)).filter(|&owed| owed != NO_ANSWER)
         };
         self.controls.iter().map(answer).sum()
+    }
+
+    /// Asks every worker what was seen so far.
+    pub(crate) fn ask_seen(&self) {
+        self.controls.iter().for_each(|control| *lock(&control.seen) = None);
+        self.tell(|| Command::Seen);
+    }
+
+    /// The answer, when everybody has given it.
+    pub(crate) fn seen(&self) -> Option<SeenSoFar> {
+        if self.controls.iter().any(|control| lock(&control.seen).is_none()) {
+            return None;
+        }
+        let answers = self.controls.iter().filter_map(|control| lock(&control.seen).take());
+        answers.reduce(SeenSoFar::with)
     }
 
     /// Streams that were opened so far, reopened ones again.

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::Plan;
 use super::ids::{self, EventId, IdFigures};
 use super::series::Series;
 use super::subscriber::{NOTHING_OWED, State, Subscriber};
-use super::transfer;
+use super::{Plan, SeenSoFar, transfer};
 use crate::clock;
 use crate::distributed::Offset;
 use crate::failure::excerpt;
@@ -211,6 +210,13 @@ impl Recorder {
             stamps: Vec::new(),
             last_id: (Vec::new(), EventId::default()),
         }
+    }
+
+    /// What there is so far.
+    pub(super) fn seen(&self) -> SeenSoFar {
+        let mut faults = Faults::default();
+        self.observations.faults.iter().for_each(|group| faults.add(*group));
+        SeenSoFar { latency: self.observations.latency_of_all(self.stalls, self.listens), faults }
     }
 
     /// The short form of a time for a subscriber; never zero.
@@ -446,6 +452,23 @@ fn add_counts(mine: &mut BTreeMap<String, u64>, theirs: BTreeMap<String, u64>) {
 }
 
 impl Observations {
+    /// The latency of all measured deliveries but those to the group that stalls on purpose. In a run that
+    /// listens it is the time between two events.
+    pub(crate) fn latency_of_all(&self, stalls: Option<u8>, listens: bool) -> Timings {
+        let mut all = timings();
+        let groups = self.faults.len();
+        for (index, part) in self.latency.iter().enumerate() {
+            if stalls != Some((index % groups) as u8) {
+                // It grows as far as the other, so adding cannot fail.
+                let _ = all.add(part);
+            }
+        }
+        if listens {
+            let _ = all.add(&self.gap);
+        }
+        all
+    }
+
     /// Adds another worker's.
     pub(crate) fn add(&mut self, other: Observations) {
         for (mine, theirs) in self.latency.iter_mut().zip(&other.latency) {

@@ -66,18 +66,30 @@ impl Series {
     /// seconds with events (at least one second) is above that in the first tenth. `None` where there are not
     /// two such seconds.
     pub(crate) fn growth(&self) -> Option<i64> {
-        let with_events: Vec<&Second> = self.seconds.iter().filter(|second| second.due > 0).collect();
-        if with_events.len() < 2 {
-            return None;
-        }
-        let tenth = (with_events.len() / 10).max(1);
-        let mean = |seconds: &[&Second]| {
-            let due: u64 = seconds.iter().map(|second| second.due).sum();
-            let sum: u64 = seconds.iter().map(|second| second.latency_sum).sum();
-            (sum / due) as i64
-        };
-        Some(mean(&with_events[with_events.len() - tenth..]) - mean(&with_events[..tenth]))
+        growth(&self.seconds)
     }
+
+    /// The same of the seconds from one time to another.
+    pub(crate) fn growth_between(&self, from: u64, to: u64) -> Option<i64> {
+        // Only seconds that are in it as a whole.
+        let first = from.saturating_sub(self.start).div_ceil(SECOND) as usize;
+        let end = (to.saturating_sub(self.start) / SECOND) as usize;
+        growth(self.seconds.get(first..end.min(self.seconds.len()))?)
+    }
+}
+
+fn growth(seconds: &[Second]) -> Option<i64> {
+    let with_events: Vec<&Second> = seconds.iter().filter(|second| second.due > 0).collect();
+    if with_events.len() < 2 {
+        return None;
+    }
+    let tenth = (with_events.len() / 10).max(1);
+    let mean = |seconds: &[&Second]| {
+        let due: u64 = seconds.iter().map(|second| second.due).sum();
+        let sum: u64 = seconds.iter().map(|second| second.latency_sum).sum();
+        (sum / due) as i64
+    };
+    Some(mean(&with_events[with_events.len() - tenth..]) - mean(&with_events[..tenth]))
 }
 
 #[cfg(test)]
@@ -109,6 +121,12 @@ mod tests {
             let late = second * 100 * MILLISECOND;
             series.delivery(second * SECOND, late, second * SECOND + late);
         }
+        assert_eq!(
+            series.growth_between(SECOND / 2, 4 * SECOND + 1),
+            Some(200_000_000),
+            "from 100 to 300 ms"
+        );
+        assert_eq!(series.growth_between(18 * SECOND + 1, 40 * SECOND), None);
         assert_eq!(series.growth(), Some(1_800_000_000), "from (0 + 100) / 2 to (1,800 + 1,900) / 2 ms");
     }
 }

@@ -9,7 +9,8 @@ use super::Timings;
 use super::ids::EventId;
 use super::observations::Spread;
 
-/// The format V2 of HdrHistogram, as text. Whether a histogram is coarse, and that it grows, is not part of it.
+/// The format V2 of HdrHistogram, as text. Whether a histogram is coarse, and that it grows, is not part of
+/// it.
 fn text_of(timings: &Timings) -> Result<String, String> {
     let mut bytes = Vec::new();
     V2Serializer::new().serialize(timings, &mut bytes).map_err(|error| error.to_string())?;

@@ -71,6 +71,8 @@ struct Worker<'a, T> {
     subscribers: Slab<Subscriber>,
     /// Were never opened, and wait for their turn.
     fresh: Range<u32>,
+    /// Subscribers below this are to be there.
+    admitted: u32,
     /// Wait for their turn to connect again, before the fresh ones.
     queue: VecDeque<u32>,
     /// Wait for their time to connect.
@@ -117,7 +119,10 @@ impl<'a, T: Transport> Worker<'a, T> {
         let mut subscribers = Slab::with_capacity(mine.len());
         for number in mine {
             let (group, topics) = plan.place(number);
-            subscribers.insert(Subscriber::new(group, &topics));
+            let mut subscriber = Subscriber::new(group, &topics);
+            // It will come while events are published.
+            subscriber.joins = number >= plan.admitted;
+            subscribers.insert(subscriber);
         }
         // After the table parted: the number of a loop means something only here.
         let transport = T::new(index, plan, control, subscribers.len())?;
@@ -129,6 +134,7 @@ impl<'a, T: Transport> Worker<'a, T> {
             control,
             transport,
             fresh: 0..subscribers.len() as u32,
+            admitted: share(plan.admitted as u64, index, plan.threads),
             queue: VecDeque::new(),
             subscribers,
             retries: BinaryHeap::new(),
@@ -176,7 +182,8 @@ impl<'a, T: Transport> Worker<'a, T> {
     /// How long there is nothing to do but wait.
     fn patience(&self) -> Option<Duration> {
         let mut due = u64::MAX;
-        if !(self.queue.is_empty() && self.fresh.is_empty()) && self.opening < self.burst() && !self.away {
+        let is_fresh = self.fresh.start < self.fresh.end.min(self.admitted);
+        if (!self.queue.is_empty() || is_fresh) && self.opening < self.burst() && !self.away {
             due = self.next_connect;
         }
         if let Some(&Reverse((when, _))) = self.retries.peek() {
@@ -212,6 +219,7 @@ impl<'a, T: Transport> Worker<'a, T> {
                 Command::Stall { group, stalled } => self.stall(group, stalled),
                 Command::CutAll => self.cut_all(),
                 Command::Return => self.away = false,
+                Command::Admit { subscribers } => self.admit(subscribers),
                 Command::Churn { per_second } => {
                     self.churn = per_second / self.plan.threads as f64;
                     self.next_churn = if self.churn > 0.0 { clock::now() } else { u64::MAX };
@@ -220,6 +228,7 @@ impl<'a, T: Transport> Worker<'a, T> {
                     let owed = self.subscribers.iter().map(|(_, subscriber)| subscriber.lost(published));
                     self.control.owed.store(owed.sum(), Ordering::Release);
                 }
+                Command::Seen => *lock(&self.control.seen) = Some(self.recorder.seen()),
                 Command::Finish { published } => return Some(published),
             }
         }
@@ -279,7 +288,44 @@ impl<'a, T: Transport> Worker<'a, T> {
         subscriber.stream = Default::default();
         subscriber.sequence = Default::default();
         subscriber.joins = true;
-        self.queue.push_back(index as u32);
+        if (index as u32) < self.admitted {
+            self.queue.push_back(index as u32);
+        }
+    }
+
+    /// The first `subscribers` of all threads are to be there, and the others leave.
+    fn admit(&mut self, subscribers: u64) {
+        let before = self.admitted;
+        self.admitted = share(subscribers, self.index, self.plan.threads);
+        // Those that were never opened have their turn, or never had it.
+        let opened = self.fresh.start;
+        for index in before.min(opened)..self.admitted.min(opened) {
+            // One that was still about to leave stays.
+            self.leaving.remove(&index);
+            if self.subscribers[index as usize].state == State::Away {
+                self.queue.push_back(index);
+            }
+        }
+        for index in self.admitted.min(opened)..before.min(opened) {
+            match self.subscribers[index as usize].state {
+                State::Open => self.begin_to_leave(index as usize),
+                // It is not there: what it has not got meanwhile it could not get.
+                _ => self.leave(index as usize, 0),
+            }
+        }
+    }
+
+    /// The next one to connect.
+    fn next_to_connect(&mut self) -> Option<u32> {
+        while let Some(index) = self.queue.pop_front() {
+            if index >= self.admitted {
+                // It was told to leave while it waited.
+                self.leave(index as usize, 0);
+            } else if self.subscribers[index as usize].state == State::Away {
+                return Some(index);
+            }
+        }
+        if self.fresh.start < self.admitted { self.fresh.next() } else { None }
     }
 
     /// Every stream is cut, and comes back when that is wanted.
@@ -375,7 +421,7 @@ impl<'a, T: Transport> Worker<'a, T> {
             && self.opening < self.burst()
             && self.next_connect <= now
             && !self.common.failed.load(Ordering::Relaxed)
-            && let Some(index) = self.queue.pop_front().or_else(|| self.fresh.next())
+            && let Some(index) = self.next_to_connect()
         {
             // Falling behind the rate is not made up for in a burst.
             self.next_connect = (self.next_connect + step).max(now.saturating_sub(MILLISECOND));
@@ -403,6 +449,12 @@ impl<'a, T: Transport> Worker<'a, T> {
         });
         observations
     }
+}
+
+/// How many of the first `subscribers` are of this thread.
+fn share(subscribers: u64, thread: usize, threads: usize) -> u32 {
+    let share = (subscribers + threads as u64 - 1).saturating_sub(thread as u64) / threads as u64;
+    u32::try_from(share).unwrap_or(u32::MAX)
 }
 
 /// The index, and above it the generation.

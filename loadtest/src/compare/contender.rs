@@ -2,130 +2,99 @@
 
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use clap::ValueEnum;
-
-use crate::baseline::{Baseline, free_port, scratch_of};
+use crate::baseline::{BASELINES, Names, Settings, free_port, of_contender, scratch_of};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::{Failure, Outcome};
 use crate::sample::Server;
 use crate::scenario::Load;
 use crate::sys;
-use crate::target::Dialect;
 
-pub(super) struct Contender {
-    pub(super) name: String,
-    pub(super) dialect: Dialect,
-    pub(super) settings: String,
-    pub(super) cannot: String,
-    /// The baseline that it is; none is fanfare itself.
-    baseline: Option<Baseline>,
-    program: std::path::PathBuf,
-    /// With `{port}` and `{control}` in them.
-    arguments: Vec<String>,
+pub(crate) struct Contender {
+    pub(crate) name: String,
+    pub(crate) settings: Settings,
+    /// What the program says of its version; nothing where it says nothing.
+    pub(crate) version: Option<String>,
+    /// Its program is this tool, which runs the baseline of the name.
+    is_baseline: bool,
+    program: PathBuf,
 }
 
 const BACKENDS: [&str; 2] = ["epoll", "io-uring"];
 
-/// The handler of `tokio` with a subscription in place of `Sse`.
+/// The handler of `axum-sse` with a subscription in place of `Sse`.
 const IN_AXUM: &str = "fanfare-axum";
+
+/// Everybody who could take part, in the order of every table.
+fn names() -> Vec<String> {
+    let fanfare = BACKENDS.map(|backend| format!("fanfare-{backend}"));
+    let others = BASELINES.into_iter().chain([IN_AXUM]).map(str::to_owned);
+    fanfare.into_iter().chain(others).collect()
+}
 
 /// A contender's place among all that there are, which is its colour on every page.
 pub(crate) fn place(name: &str) -> usize {
-    let own = BACKENDS.iter().position(|backend| name.strip_prefix("fanfare-") == Some(*backend));
-    let others = || Baseline::value_variants().iter().position(|baseline| baseline.name() == name);
-    let in_axum = || (name == IN_AXUM).then(|| BACKENDS.len() + Baseline::value_variants().len());
-    own.or_else(|| Some(others()? + BACKENDS.len())).or_else(in_axum).unwrap_or(0)
+    names().iter().position(|known| known == name).unwrap_or(0)
 }
 
-/// Everybody who could take part, and why not where that is so. `options` are more options of the fanfare
-/// server, `in_axum` is the program that embeds it in axum; `bare` gets so many threads.
-pub(super) fn all_contenders(
-    fanfare: Option<&Path>,
-    in_axum: Option<&Path>,
-    options: Option<&str>,
-    bare_threads: u16,
-) -> Vec<(String, Outcome<Contender>)> {
+/// Where the programs are that no search finds, and what differs from the shipped settings.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wanted<'a> {
+    /// The fanfare server.
+    pub(crate) fanfare: Option<&'a Path>,
+    /// The program that embeds it in axum.
+    pub(crate) fanfare_axum: Option<&'a Path>,
+    /// Overridden settings, each written `NAME.KEY=VALUE`.
+    pub(crate) set: &'a [String],
+}
+
+/// Everybody who could take part, and why not where that is so. It is an error if a setting is overridden that
+/// does not exist.
+pub(crate) fn all_contenders(wanted: Wanted<'_>) -> Outcome<Vec<(String, Outcome<Contender>)>> {
+    let names = names();
+    let mut overridden = Vec::new();
+    for text in wanted.set {
+        overridden.push(of_contender(text, &names)?);
+    }
     let mut all = Vec::new();
-    let options = options.unwrap_or("");
-    for backend in BACKENDS {
-        let name = format!("fanfare-{backend}");
-        let found = match fanfare {
-            Some(program) if program.is_file() => Ok(Contender {
-                name: name.clone(),
-                dialect: Dialect::Fanfare,
-                settings: match options {
-                    "" => format!("--backend {backend}, otherwise as shipped: a shard per core it may use"),
-                    options => format!("--backend {backend} {options}, otherwise as shipped"),
-                },
-                cannot: String::new(),
-                baseline: None,
-                program: program.to_owned(),
-                arguments: ["serve", "--listen", "127.0.0.1:{port}", "--backend", backend]
-                    .into_iter()
-                    .chain(options.split_whitespace())
-                    .map(str::to_owned)
-                    .collect(),
-            }),
-            Some(program) => Err(Failure::new(format!("{} is no file", program.display()))),
-            None => Err(Failure::new("--fanfare says where its binary is")),
+    for name in names {
+        let backend = name.strip_prefix("fanfare-").filter(|backend| BACKENDS.contains(backend));
+        let mut settings = Settings::shipped(if backend.is_some() { "fanfare" } else { &name })?;
+        settings.replace("{backend}", backend.unwrap_or(""));
+        for (_, assignment) in overridden.iter().filter(|(of, _)| *of == name) {
+            settings.set(assignment)?;
+        }
+        let found = match (backend, name.as_str()) {
+            (Some(_), _) => given(wanted.fanfare, "--fanfare"),
+            (_, IN_AXUM) => given(wanted.fanfare_axum, "--fanfare-axum"),
+            _ => itself(),
         };
-        all.push((name, found));
-    }
-    let own = std::env::current_exe();
-    for &baseline in Baseline::value_variants() {
-        let found = baseline.available().and_then(|()| {
-            let program = own
-                .as_ref()
-                .map_err(|error| Failure::new(format!("this program cannot find itself: {error}")))?;
-            let threads = if baseline == Baseline::Bare { bare_threads } else { 1 }.to_string();
-            let ours = std::process::id().to_string();
-            let mut arguments = vec!["baseline", baseline.name(), "--port", "{port}", "--with-parent", &ours];
-            match baseline {
-                Baseline::Pushpin => arguments.extend(["--control-port", "{control}"]),
-                Baseline::Bare => arguments.extend(["--threads", &threads]),
-                _ => {}
-            }
-            Ok(Contender {
-                name: baseline.name().to_owned(),
-                dialect: baseline.dialect(),
-                settings: match threads.as_str() {
-                    "1" => baseline.settings().to_owned(),
-                    threads => {
-                        format!("{}; {threads} such threads, a descriptor table each", baseline.settings())
-                    }
-                },
-                cannot: baseline.cannot().to_owned(),
-                baseline: Some(baseline),
-                program: program.clone(),
-                arguments: arguments.into_iter().map(str::to_owned).collect(),
-            })
+        let is_baseline = BASELINES.contains(&name.as_str());
+        let contender = found.and_then(|program| {
+            let asked = if is_baseline { settings.find()? } else { Some(program.clone()) };
+            let version = settings.version(asked.as_deref());
+            Ok(Contender { name: name.clone(), settings, version, is_baseline, program })
         });
-        all.push((baseline.name().to_owned(), found));
+        all.push((name, contender));
     }
-    let found = match in_axum {
-        Some(program) if program.is_file() => Ok(Contender {
-            name: IN_AXUM.to_owned(),
-            dialect: Dialect::Plain,
-            settings: "the handler of `tokio`, which returns a subscription in place of `Sse`; multi-threaded runtime with a \
-                       thread per core it may use, and a shard for each; TCP_NODELAY"
-                .to_owned(),
-            cannot: String::new(),
-            baseline: None,
-            program: program.to_owned(),
-            arguments: vec!["127.0.0.1:{port}".to_owned()],
-        }),
-        Some(program) => Err(Failure::new(format!("{} is no file", program.display()))),
-        None => Err(Failure::new("--fanfare-axum says where its binary is")),
-    };
-    all.push((IN_AXUM.to_owned(), found));
-    all
+    Ok(all)
+}
+
+/// A program that an option has to name.
+fn given(program: Option<&Path>, option: &str) -> Outcome<PathBuf> {
+    let program = program.ok_or_else(|| Failure::new(format!("{option} says where its binary is")))?;
+    let absolute = std::path::absolute(program).ok().filter(|program| program.is_file());
+    absolute.ok_or_else(|| Failure::new(format!("{} is no file", program.display())))
+}
+
+fn itself() -> Outcome<PathBuf> {
+    std::env::current_exe().map_err(|error| Failure::new(format!("this program cannot find itself: {error}")))
 }
 
 /// A server that runs; it is ended when dropped.
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     url: String,
     publish_url: Option<String>,
@@ -135,18 +104,12 @@ pub(super) struct Running {
 }
 
 impl Contender {
-    pub(super) fn has_topics(&self) -> bool {
-        self.baseline.is_none_or(Baseline::has_topics)
-    }
-
     /// Starts it on some cores (none: any) and waits until it accepts connections.
-    pub(super) fn start(&self, cores: &[usize]) -> Outcome<Running> {
+    pub(crate) fn start(&self, cores: &[usize]) -> Outcome<Running> {
         let (port, control_port) = (free_port()?, free_port()?);
-        let arguments = self.arguments.iter().map(|text| {
-            text.replace("{port}", &port.to_string()).replace("{control}", &control_port.to_string())
-        });
-        let mut command = Command::new(&self.program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let names = Names { port, control_port, ..Names::default() };
+        let mut command = self.command(&names)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A variable of the tests; the server has no option of this name.
         command.env_remove("FANFARE_BIN");
         // With its children, so that none of them outlives it.
@@ -165,10 +128,10 @@ impl Contender {
         let mut running = Running {
             child: spawned.map_err(failed)?,
             url: format!("http://127.0.0.1:{port}"),
-            publish_url: self.baseline.and_then(|baseline| baseline.publish_url(control_port)),
-            publish_headers: self.baseline.map(Baseline::publish_headers).unwrap_or_default(),
-            connect_burst: self.baseline.and_then(Baseline::connect_burst),
-            pipelines: self.baseline.is_none_or(Baseline::pipelines),
+            publish_url: self.settings.publish_url(&names)?,
+            publish_headers: self.settings.publish_headers()?,
+            connect_burst: self.settings.connect_burst,
+            pipelines: self.settings.pipelines,
         };
         let open = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
         let patience = clock::now() + 10 * SECOND;
@@ -187,9 +150,30 @@ impl Contender {
     }
 }
 
+impl Contender {
+    /// The command that starts it.
+    fn command(&self, names: &Names<'_>) -> Outcome<Command> {
+        let mut command = Command::new(&self.program);
+        if self.is_baseline {
+            command.args(["baseline", &self.name, "--with-parent", &std::process::id().to_string()]);
+            command.args(["--port", &names.port.to_string()]);
+            command.args(["--control-port", &names.control_port.to_string()]);
+            for assignment in self.settings.overridden() {
+                command.args(["--set", assignment]);
+            }
+            return Ok(command);
+        }
+        for argument in &self.settings.arguments {
+            command.arg(names.fill(argument)?);
+        }
+        command.envs(&self.settings.environment);
+        Ok(command)
+    }
+}
+
 impl Running {
     /// Points a run at it.
-    pub(super) fn aim(&self, load: &mut Load) {
+    pub(crate) fn aim(&self, load: &mut Load) {
         load.url = Some(self.url.clone());
         load.publish_url.clone_from(&self.publish_url);
         load.publish_headers.clone_from(&self.publish_headers);
@@ -201,7 +185,7 @@ impl Running {
     }
 
     /// Ends it, kindly first.
-    pub(super) fn stop(self) {
+    pub(crate) fn stop(self) {
         drop(self);
     }
 }
@@ -265,7 +249,7 @@ mod tests {
     #[test]
     fn every_contender_has_a_place_of_its_own_in_the_order_of_the_table() {
         let places: Vec<usize> =
-            all_contenders(None, None, None, 1).iter().map(|(name, _)| place(name)).collect();
+            all_contenders(Wanted::default()).unwrap().iter().map(|(name, _)| place(name)).collect();
         assert_eq!(places, (0..places.len()).collect::<Vec<_>>());
     }
 }

@@ -2,18 +2,17 @@
 
 mod contender;
 mod medians;
-mod refusal;
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-pub(crate) use self::contender::place;
-use self::contender::{Contender, all_contenders};
+use self::contender::Contender;
+pub(crate) use self::contender::{Wanted, all_contenders, place};
 pub(crate) use self::medians::{Figure, RULE};
 use self::medians::{Figures, curve, figures};
-pub(crate) use self::refusal::Refusal;
+use crate::baseline::InFull;
 use crate::failure::{Failure, Outcome};
 use crate::provenance::Provenance;
 use crate::report::{self, Report};
@@ -70,8 +69,8 @@ pub(crate) struct Compare {
     /// The scenario, with its own options as they are; `fanout` shows memory and CPU as well
     #[arg(long, value_enum, default_value_t = Contest::Fanout)]
     scenario: Contest,
-    /// Who takes part, of threads, bare, tokio, node, nchan, durable-streams, go, mercure, centrifugo,
-    /// pushpin, fanfare-epoll, fanfare-io-uring, fanfare-axum [default: all that are installed]
+    /// Who takes part, of threads, bare, axum-sse, hyper, node, nchan, durable-streams, go, mercure,
+    /// centrifugo, pushpin, fanfare-epoll, fanfare-io-uring, fanfare-axum [default: all that are installed]
     #[arg(long, value_delimiter = ',')]
     contenders: Vec<String>,
     /// The fanfare server's binary; without it there is no fanfare among them
@@ -80,12 +79,17 @@ pub(crate) struct Compare {
     /// The engine in a handler of axum: the binary of the example `load_server` of fanfare-axum
     #[arg(long, value_name = "FILE")]
     fanfare_axum: Option<PathBuf>,
-    /// More options of the fanfare server, e.g. '--shards 7 --heartbeat 1day'
+    /// Change a setting of a contender: NAME.arguments='...' (`arguments+=` adds to them),
+    /// NAME.environment.VARIABLE=VALUE, NAME.program=FILE, NAME.files.NAME=FILE. `fanfare-load baseline NAME
+    /// --show` prints what there is
+    #[arg(long, value_name = "NAME.KEY=VALUE", allow_hyphen_values = true)]
+    set: Vec<String>,
+    /// More options of the fanfare server with both backends, e.g. '--shards 7 --heartbeat 1day'
     #[arg(long, value_name = "OPTIONS", requires = "fanfare", allow_hyphen_values = true)]
     fanfare_options: Option<String>,
     /// Sending threads of `bare`, each with a descriptor table of its own where there are several
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    bare_threads: u16,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    bare_threads: Option<u16>,
     /// Times that each server runs at each number of connections. Each figure is the median of its rounds by
     /// itself; fewer than five say little
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
@@ -107,8 +111,15 @@ pub(crate) struct Compare {
 #[derive(Default, Serialize)]
 pub(crate) struct Row {
     pub(crate) name: String,
+    /// What the program says of its version, or the versions of what is built in.
+    pub(crate) version_of_program: Option<String>,
+    /// The settings in a sentence.
     pub(crate) settings: String,
+    /// What it was started with.
+    pub(crate) settings_in_full: InFull,
     pub(crate) cannot: String,
+    /// What somebody who knows it well would object to.
+    pub(crate) objections: Vec<String>,
     pub(crate) connections: u64,
     /// By the rule of the comparison. A row without a valid round has none.
     pub(crate) figures: Figures,
@@ -198,6 +209,19 @@ pub(crate) struct Comparison {
 impl Comparison {
     pub(crate) fn valid(&self) -> bool {
         !self.partial && self.rows.iter().all(|row| row.rounds.iter().all(|report| report.valid))
+    }
+
+    /// What each contender's program says of its version.
+    pub(crate) fn versions(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for row in &self.rows {
+            let version = row.version_of_program.as_deref().unwrap_or("its program does not say its version");
+            let line = format!("{}: {version}", row.name);
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+        lines
     }
 
     /// CPU per delivery of each row in units of the bare loop's.
@@ -326,9 +350,19 @@ impl Compare {
         }
     }
 
+    /// What is overridden with `--set` and with the options that are short for it.
+    fn overridden(&self) -> Vec<String> {
+        let fanfare = self.fanfare_options.iter().flat_map(|options| {
+            ["epoll", "io-uring"].map(|backend| format!("fanfare-{backend}.arguments+={options}"))
+        });
+        let bare = self.bare_threads.map(|threads| format!("bare.arguments+=--threads {threads}"));
+        fanfare.chain(bare).chain(self.set.iter().cloned()).collect()
+    }
+
     fn contenders(&self) -> Outcome<(Vec<Contender>, Vec<String>)> {
-        let (fanfare, in_axum) = (self.fanfare.as_deref(), self.fanfare_axum.as_deref());
-        let all = all_contenders(fanfare, in_axum, self.fanfare_options.as_deref(), self.bare_threads);
+        let set = self.overridden();
+        let (fanfare, fanfare_axum) = (self.fanfare.as_deref(), self.fanfare_axum.as_deref());
+        let all = all_contenders(Wanted { fanfare, fanfare_axum, set: &set })?;
         let names: Vec<String> = all.iter().map(|(name, _)| name.clone()).collect();
         if let Some(unknown) = self.contenders.iter().find(|name| !names.contains(name)) {
             return Err(Failure::new(format!(
@@ -342,13 +376,17 @@ impl Compare {
                 continue;
             }
             match found {
-                Ok(contender) if self.scenario.needs_topics() && !contender.has_topics() => {
+                Ok(contender) if self.scenario.needs_topics() && !contender.settings.topics => {
                     absent.push(format!(
                         "{name} is left out of {}: it has one channel for everybody",
                         self.scenario.name()
                     ))
                 }
-                Ok(contender) => present.push(contender),
+                Ok(contender) => {
+                    let differs = contender.settings.version_differs(contender.version.as_deref());
+                    differs.iter().for_each(|note| eprintln!("fanfare-load: {note}"));
+                    present.push(contender)
+                }
                 Err(failure) => absent.push(format!("{name} is left out: {failure}")),
             }
         }
@@ -369,7 +407,7 @@ impl Compare {
         }
         let mut load = self.load.clone();
         load.subscribers = connections;
-        load.server = contender.dialect;
+        load.server = contender.settings.dialect;
         let running = match contender.start(&load.server_cores) {
             Ok(running) => running,
             Err(failure) => return Ok(failed(contender, connections, &failure)),
@@ -429,8 +467,11 @@ fn row(contender: &Contender, connections: u64, mut rounds: Vec<Report>) -> Opti
     }
     Some(Row {
         name: contender.name.clone(),
-        settings: contender.settings.clone(),
-        cannot: contender.cannot.clone(),
+        version_of_program: contender.version.clone(),
+        settings: contender.settings.sentence(),
+        settings_in_full: contender.settings.in_full(),
+        cannot: contender.settings.cannot.clone(),
+        objections: contender.settings.objections.clone(),
         connections,
         figures,
         latency_curve,
@@ -454,7 +495,7 @@ mod tests {
     }
 
     fn comparison(rows: [(&str, Vec<Report>); 2]) -> Comparison {
-        let all = all_contenders(None, None, None, 1);
+        let all = all_contenders(Wanted::default()).unwrap();
         let row = |(name, rounds)| {
             let (_, contender) = all.iter().find(|(of, _)| of == name).unwrap();
             row(contender.as_ref().unwrap(), 10, rounds).unwrap()
@@ -482,7 +523,7 @@ mod tests {
     fn a_round_that_is_not_valid_marks_its_row_and_is_no_measurement() {
         let comparison = comparison([
             ("bare", vec![round(2.0, 0), round(2.0, 0), round(2.0, 0)]),
-            ("tokio", vec![round(3.0, 0), round(1.0, 1_234), round(4.0, 0)]),
+            ("axum-sse", vec![round(3.0, 0), round(1.0, 1_234), round(4.0, 0)]),
         ]);
         let row = &comparison.rows[1];
         let cpu = Figure { median: 3.5, lowest: 3.0, highest: 4.0, rounds: 2 };
@@ -496,7 +537,7 @@ mod tests {
         let table = report::comparison(&comparison);
         let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap();
         assert!(
-            line("tokio").contains("1,234") && line("tokio").contains("NOT VALID: 1 of 3 rounds"),
+            line("axum-sse").contains("1,234") && line("axum-sse").contains("NOT VALID: 1 of 3 rounds"),
             "{table}"
         );
         assert!(!line("bare").contains("NOT VALID"), "{table}");
@@ -510,12 +551,12 @@ mod tests {
     fn a_round_that_is_not_valid_is_beside_nothing() {
         let comparison = comparison([
             ("bare", vec![round(2.0, 0), round(2.0, 5), round(2.0, 7)]),
-            ("tokio", vec![round(3.0, 0), round(4.0, 0), round(5.0, 9)]),
+            ("axum-sse", vec![round(3.0, 0), round(4.0, 0), round(5.0, 9)]),
         ]);
-        let [bare, tokio] = &comparison.rows[..] else { panic!("two rows") };
+        let [bare, axum] = &comparison.rows[..] else { panic!("two rows") };
         let one = |value| Some(Figure { median: value, lowest: value, highest: value, rounds: 1 });
         assert_eq!(
-            (bare.figure("server_cpu_us_per_delivery"), tokio.figure(BESIDE_BARE)),
+            (bare.figure("server_cpu_us_per_delivery"), axum.figure(BESIDE_BARE)),
             (one(2.0), one(1.5))
         );
         assert_eq!((bare.faults(), bare.figure(BESIDE_BARE)), (12, None));
@@ -531,7 +572,7 @@ mod tests {
     fn tables_show_medians_with_their_ranges_and_state_the_rule() {
         let comparison = comparison([
             ("bare", vec![round(2.0, 0), round(5.0, 0), round(3.0, 0)]),
-            ("tokio", vec![round(3.0, 7), round(4.0, 8), round(5.0, 9)]),
+            ("axum-sse", vec![round(3.0, 7), round(4.0, 8), round(5.0, 9)]),
         ]);
         let table = report::comparison(&comparison);
         assert!(table.contains("3.00 ") && table.contains("2.00-5.00"), "{table}");

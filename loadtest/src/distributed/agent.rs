@@ -1,8 +1,8 @@
 //! A load machine: it holds a part of a run's subscribers and does what a controller tells it.
 //!
 //! One thread receives, another one reports several hundred times a second what the subscribers' threads have
-//! counted. When the controller says nothing any more, the streams are closed and the agent waits for the next
-//! controller.
+//! counted. When the controller says nothing any more, the streams are closed and the agent waits for the
+//! next controller.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,8 +77,10 @@ struct Shared {
     offset: Arc<Offset>,
     /// There from the begin of the run to its end.
     crowd: Mutex<Option<Crowd>>,
-    /// The number of the question for what is owed that has no answer yet; -1: there is none.
+    /// The number of the question for what is owed, and of that for what was seen, that have no answer yet;
+    /// -1: there is none.
     owed: AtomicI64,
+    seen: AtomicI64,
     least_memory: AtomicU64,
     over: AtomicBool,
 }
@@ -109,6 +111,7 @@ impl Service<'_> {
                 offset: Arc::default(),
                 crowd: Mutex::default(),
                 owed: AtomicI64::new(-1),
+                seen: AtomicI64::new(-1),
                 least_memory: AtomicU64::new(0),
                 over: AtomicBool::new(false),
             }),
@@ -163,8 +166,8 @@ impl Service<'_> {
                     Ok(notes) => Reply::Ready { notes },
                     Err(failure) => Reply::Refused(failure.to_string()),
                 })?,
-                Order::Begin => {
-                    if let Err(failure) = self.begin() {
+                Order::Begin { start } => {
+                    if let Err(failure) = self.begin(start) {
                         send(&Reply::Failed(failure.to_string()))?;
                     }
                 }
@@ -226,9 +229,10 @@ impl Service<'_> {
         Ok(notes)
     }
 
-    fn begin(&mut self) -> Outcome<()> {
-        let (assignment, own) =
+    fn begin(&mut self, start: u64) -> Outcome<()> {
+        let (mut assignment, own) =
             self.prepared.take().ok_or_else(|| Failure::new("there is nothing to begin"))?;
+        assignment.start = start;
         let crowd = Crowd::start(assignment.plan(own)?)?;
         *lock(&self.shared.crowd) = Some(crowd);
         Ok(())
@@ -245,6 +249,11 @@ impl Service<'_> {
             Told::CutAll => crowd.tell(|| Command::CutAll),
             Told::Return => crowd.tell(|| Command::Return),
             Told::Churn { per_second } => crowd.tell(|| Command::Churn { per_second }),
+            Told::Admit { subscribers } => crowd.tell(|| Command::Admit { subscribers }),
+            Told::Seen => {
+                crowd.ask_seen();
+                self.shared.seen.store(number as i64, Ordering::SeqCst);
+            }
             Told::Owed => {
                 crowd.ask_owed();
                 self.shared.owed.store(number as i64, Ordering::SeqCst);
@@ -304,6 +313,13 @@ fn report(shared: &Shared) {
                 {
                     shared.owed.store(-1, Ordering::SeqCst);
                     replies.push(Reply::Owed { number: number as u64, deliveries });
+                }
+                let number = shared.seen.load(Ordering::SeqCst);
+                if number >= 0
+                    && let Some(seen) = crowd.seen()
+                {
+                    shared.seen.store(-1, Ordering::SeqCst);
+                    replies.push(Reply::Seen { number: number as u64, seen });
                 }
                 let mut failure = crowd.failure().map(|failure| failure.to_string());
                 let least = shared.least_memory.load(Ordering::Relaxed);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Offset;
 use crate::client::{Group, Http2Plan, Plan};
 use crate::failure::{Failure, Outcome};
-use crate::scenario::{Kind, groups, names};
+use crate::scenario::{Kind, groups, topic_names};
 use crate::sources::Sources;
 use crate::subscription::{Lists, Subscriptions};
 use crate::target::Template;
@@ -22,6 +22,8 @@ pub(crate) struct Assignment {
     pub(crate) kind: Kind,
     /// Of the whole run.
     pub(crate) subscribers: u64,
+    /// Of these, those that open their streams at the start.
+    pub(crate) admitted: u64,
     pub(crate) topic: String,
     pub(crate) topics: u32,
     pub(crate) template: Template,
@@ -59,7 +61,7 @@ pub(crate) struct Assignment {
 impl Assignment {
     /// The subscribers' requests.
     pub(crate) fn subscriptions(&self) -> Outcome<Subscriptions> {
-        let names = Arc::new(names(&self.topic, self.topics));
+        let names = Arc::new(topic_names(&self.topic, self.topics));
         Subscriptions::of(&self.template, &names, self.lists.clone(), &self.connect_to)
     }
 
@@ -85,8 +87,8 @@ impl Assignment {
         }
     }
 
-    /// Whether it can be followed without a look at anything beyond it. What another machine sent is not to end
-    /// this program.
+    /// Whether it can be followed without a look at anything beyond it. What another machine sent is not to
+    /// end this program.
     pub(super) fn check(&self) -> Outcome<()> {
         let groups = self.groups()?;
         let topics = groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(0);
@@ -112,6 +114,7 @@ impl Assignment {
             accepts_gzip: self.accepts_gzip,
             subscriptions: own.subscriptions,
             groups: self.groups()?,
+            admitted: self.admitted as usize,
             threads: self.threads,
             own_threads: self.own_threads.clone(),
             cores: own.cores,

@@ -1,11 +1,11 @@
 //! Two clocks: how far they are apart, how that changes, and how well it is known.
 //!
-//! The controller asks an agent for its time again and again. In one round trip the agent's clock cannot have been
-//! read before the question was sent nor after the answer came, so the offset is known to half the round trip,
-//! and the shortest round trip of a series counts. While a run lasts there is a series every few hundred
-//! milliseconds. The agent translates its arrivals with the newest one, and with the drift so far. Each further
-//! series also checks what was used until then; the largest difference, with the uncertainty of the check, is how
-//! far a latency may be wrong.
+//! The controller asks an agent for its time again and again. In one round trip the agent's clock cannot have
+//! been read before the question was sent nor after the answer came, so the offset is known to half the round
+//! trip, and the shortest round trip of a series counts. While a run lasts there is a series every few
+//! hundred milliseconds. The agent translates its arrivals with the newest one, and with the drift so far.
+//! Each further series also checks what was used until then; the largest difference, with the uncertainty of
+//! the check, is how far a latency may be wrong.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -15,8 +15,8 @@ use crate::clock::SECOND;
 
 /// Round trips of a series.
 pub(super) const SERIES: usize = 8;
-/// A series of which the shortest round trip was more than so many times the shortest one of all tells less than
-/// what is known, as long as it does not contradict it.
+/// A series of which the shortest round trip was more than so many times the shortest one of all tells less
+/// than what is known, as long as it does not contradict it.
 const WORSE: u64 = 2;
 /// The drift is known after so long, or when it is larger than its uncertainty.
 const DRIFT_AFTER: u64 = SECOND;
@@ -33,8 +33,8 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// From the controller's clock when it asked and when it had the answer, and the agent's when it was asked and
-    /// when it answered.
+    /// From the controller's clock when it asked and when it had the answer, and the agent's when it was
+    /// asked and when it answered.
     pub(super) fn of(asked: u64, received: u64, answered: u64, returned: u64) -> Measured {
         let (there, back) = (received as i128 - asked as i128, answered as i128 - returned as i128);
         let way = returned.saturating_sub(asked).saturating_sub(answered.saturating_sub(received));
@@ -65,8 +65,8 @@ impl Translation {
     }
 }
 
-/// The offset of this machine's clock, as the threads that record arrivals use it. Zero where the publisher is on
-/// the same machine.
+/// The offset of this machine's clock, as the threads that record arrivals use it. Zero where the publisher
+/// is on the same machine.
 #[derive(Debug, Default)]
 pub(crate) struct Offset(AtomicI64);
 
@@ -146,7 +146,8 @@ impl Clock {
         self.wrong_by = self.when_new;
     }
 
-    /// A round trip during the run. Where it completes a series that says something, the translation from now on.
+    /// A round trip during the run. Where it completes a series that says something, the translation from now
+    /// on.
     pub(super) fn add(&mut self, measured: Measured) -> Option<Translation> {
         self.series.push(measured);
         if self.series.len() < SERIES {
@@ -242,7 +243,8 @@ mod tests {
         assert_eq!((behind.offset, behind.uncertainty), (-8_000_000, 10_001));
     }
 
-    /// Nothing here waits: two clocks are computed, one of which drifts, and ways that take between 10 us and 2 ms.
+    /// Nothing here waits: two clocks are computed, one of which drifts, and ways that take between 10 us and
+    /// 2 ms.
     #[test]
     fn what_is_said_to_be_known_is_never_exceeded() {
         let mut bounds = Vec::new();

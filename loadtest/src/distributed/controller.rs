@@ -1,4 +1,5 @@
-//! The controller's side: agents that hold the subscribers of one run together, as if they were this machine's.
+//! The controller's side: agents that hold the subscribers of one run together, as if they were this
+//! machine's.
 //!
 //! A thread for each agent receives; what it hears is in [`Heard`]. One further thread, the pulse, tells the
 //! agents what was published, and asks for their time. Orders are sent by the thread that conducts the run.
@@ -13,7 +14,7 @@ use super::assignment::Assignment;
 use super::clocks::{Clock, Measured, best};
 use super::messages::{Order, Progress, Reply, Sample, Told};
 use super::protocol::{self, Connection, Machine, Role, Token};
-use crate::client::{Command, Delivered, Observations, Spread, Stage};
+use crate::client::{Command, Delivered, Observations, SeenSoFar, Spread, Stage};
 use crate::clock::{self, MILLISECOND, nanoseconds};
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::report::round;
@@ -25,9 +26,8 @@ const SERIES: usize = 16;
 const PING: u64 = 50 * MILLISECOND;
 /// Between two looks at what was published.
 const PULSE: Duration = Duration::from_millis(1);
-/// Beyond so many topics agents hear what was published only when they are asked what is owed, and at the end: where
-/// subscribers come and go there are few topics.
-const LIVE_TOPICS: usize = 1024;
+/// For each topic the time between two looks is so long at least: a look at ten million takes some 10 ms.
+const PULSE_A_TOPIC: u64 = 20;
 /// Lines of a list, bytes of them, and counts, in one message.
 const LINES: usize = 50_000;
 const LINES_BYTES: usize = 4 << 20;
@@ -57,6 +57,7 @@ struct Heard {
     /// The highest number of an order that the threads were told.
     heard: u64,
     owed: Option<(u64, u64)>,
+    seen: Option<(u64, SeenSoFar)>,
     sample: Option<(u64, Sample)>,
     observed: Option<Result<Observations, String>>,
 }
@@ -151,6 +152,7 @@ impl Agent {
                 Reply::Failed(text) => self.fail(text),
                 Reply::Heard { number } => lock(&self.heard).heard = number,
                 Reply::Owed { number, deliveries } => lock(&self.heard).owed = Some((number, deliveries)),
+                Reply::Seen { number, seen } => lock(&self.heard).seen = Some((number, seen)),
                 Reply::Sample { number, sample } => lock(&self.heard).sample = Some((number, sample)),
                 Reply::Unobserved(text) => lock(&self.heard).observed = Some(Err(text)),
                 Reply::Observed { mut observations, spreads } => {
@@ -193,8 +195,9 @@ pub(crate) struct Agents {
     subscribers: Vec<u64>,
     /// Counts orders and questions.
     number: AtomicU64,
-    /// Of the last question for what is owed.
+    /// Of the last question for what is owed, and of that for what was seen.
     owed: AtomicU64,
+    seen: AtomicU64,
     /// Of each agent: the counters of its cores at the last two samples.
     cores: Mutex<Vec<[crate::cores::Cores; 2]>>,
 }
@@ -211,10 +214,13 @@ struct Pulse {
 
 impl Pulse {
     fn run(&self) {
-        let mut pinged_at = 0;
+        let (mut pinged_at, mut told_at) = (0, 0);
         while !self.over.load(Ordering::SeqCst) {
             std::thread::sleep(PULSE);
-            if self.published.get().is_some_and(|published| published.len() <= LIVE_TOPICS) {
+            if let Some(published) = self.published.get()
+                && clock::now() - told_at >= PULSE_A_TOPIC * published.len() as u64
+            {
+                told_at = clock::now();
                 self.tell_published();
             }
             if clock::now() - pinged_at > PING {
@@ -284,6 +290,7 @@ impl Agents {
             subscribers: Vec::new(),
             number: AtomicU64::new(0),
             owed: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
         };
         let failed = |error| Failure::new(format!("a thread cannot be started: {error}"));
         for agent in joined.agents.clone() {
@@ -344,14 +351,14 @@ impl Agents {
     }
 
     /// Has all agents open their streams.
-    pub(crate) fn begin(&self, published: Arc<Vec<AtomicU64>>) -> Outcome<()> {
+    pub(crate) fn begin(&self, start: u64, published: Arc<Vec<AtomicU64>>) -> Outcome<()> {
         let _ = self.pulse.published.set(published);
         for agent in &self.agents {
             if let Some(clock) = lock(&agent.clock).as_mut() {
                 clock.begin();
             }
         }
-        self.agents.iter().try_for_each(|agent| agent.send(&Order::Begin))
+        self.agents.iter().try_for_each(|agent| agent.send(&Order::Begin { start }))
     }
 
     fn sum(&self, value: impl Fn(&Progress) -> u64) -> u64 {
@@ -436,6 +443,22 @@ impl Agents {
             lock(&agent.heard).owed.filter(|(asked, _)| *asked == number).map(|(_, deliveries)| deliveries)
         };
         self.agents.iter().map(answer).sum()
+    }
+
+    pub(super) fn ask_seen(&self) {
+        self.seen.store(self.told(Told::Seen), Ordering::SeqCst);
+    }
+
+    /// What all agents together answered to the last question; each answer once.
+    pub(super) fn seen(&self) -> Option<SeenSoFar> {
+        let number = self.seen.load(Ordering::SeqCst);
+        let is_there =
+            |agent: &Arc<Agent>| lock(&agent.heard).seen.as_ref().is_some_and(|(asked, _)| *asked == number);
+        if !self.agents.iter().all(is_there) {
+            return None;
+        }
+        let answers = self.agents.iter().filter_map(|agent| lock(&agent.heard).seen.take());
+        answers.map(|(_, seen)| seen).reduce(SeenSoFar::with)
     }
 
     fn samples(&self) -> Vec<Option<Sample>> {
@@ -575,8 +598,8 @@ fn pieces(lines: &[String]) -> Vec<&[String]> {
     pieces
 }
 
-/// How many threads each machine has: what was asked for, or one per core, and more where descriptors would not
-/// last. Each thread has the same number of subscribers.
+/// How many threads each machine has: what was asked for, or one per core, and more where descriptors would
+/// not last. Each thread has the same number of subscribers.
 fn divide(subscribers: u64, threads: Option<usize>, machines: &[&Machine]) -> Outcome<Vec<usize>> {
     if subscribers < machines.len() as u64 {
         return Err(Failure::new(format!(

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::assignment::Assignment;
 use super::clocks::Translation;
-use crate::client::{Command, Crowd, Observations};
+use crate::client::{Command, Crowd, Observations, SeenSoFar};
 use crate::cores::Cores;
 
 /// From the controller.
@@ -22,8 +22,10 @@ pub(super) enum Order {
     Values(Vec<String>),
     /// What the run is. The agent checks its limits and answers with [`Reply::Ready`] or [`Reply::Refused`].
     Assignment(Box<Assignment>),
-    /// The streams are to be opened.
-    Begin,
+    /// The streams are to be opened. The run began at this time of the controller.
+    Begin {
+        start: u64,
+    },
     /// Topics and how many events of them were published so far, where that has changed.
     Published(Vec<(u32, u64)>),
     /// To the threads. The number comes back when they were told.
@@ -55,11 +57,16 @@ pub(super) enum Told {
     },
     CutAll,
     Return,
+    Admit {
+        subscribers: u64,
+    },
     Churn {
         per_second: f64,
     },
     /// The answer is a [`Reply::Owed`].
     Owed,
+    /// The answer is a [`Reply::Seen`].
+    Seen,
 }
 
 impl Told {
@@ -71,7 +78,9 @@ impl Told {
             Command::CutAll => Told::CutAll,
             Command::Return => Told::Return,
             Command::Churn { per_second } => Told::Churn { per_second },
+            Command::Admit { subscribers } => Told::Admit { subscribers },
             Command::Owed => Told::Owed,
+            Command::Seen => Told::Seen,
             Command::Finish { .. } => return None,
         })
     }
@@ -103,6 +112,10 @@ pub(super) enum Reply {
     Owed {
         number: u64,
         deliveries: u64,
+    },
+    Seen {
+        number: u64,
+        seen: SeenSoFar,
     },
     Sample {
         number: u64,

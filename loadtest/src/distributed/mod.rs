@@ -19,7 +19,7 @@ pub(crate) use controller::Agents;
 pub(crate) use protocol::Token;
 pub(crate) use watch::{Look, Watch, Watched, has_machine_for_itself};
 
-use crate::client::{self, Command, Delivered, Observations, Stage};
+use crate::client::{self, Command, Delivered, Observations, SeenSoFar, Stage};
 use crate::failure::{Failure, Outcome};
 
 /// The subscribers of a run, wherever they are.
@@ -63,6 +63,10 @@ impl Crowd {
         ask_owed() -> ();
         /// The answer, when everybody has given it.
         owed() -> Option<u64>;
+        /// Asks every worker what was seen so far.
+        ask_seen() -> ();
+        /// The answer, when everybody has given it.
+        seen() -> Option<SeenSoFar>;
         /// How long each worker ran and waited for a core so far.
         schedule() -> Vec<(u64, u64)>;
         /// User memory of the subscribers' processes.

@@ -1,9 +1,9 @@
 //! What the machines of a run say to each other: frames over TCP, and the handshake before them.
 //!
-//! A frame is its length in four bytes, the most significant one first, and a message as JSON. A listening machine
-//! greets with its version and a nonce. The controller answers with its version, a nonce of its own, and a proof
-//! that it has the token (HMAC-SHA256 over both nonces); then the listening machine proves the same. The token
-//! itself never travels. Nothing is encrypted.
+//! A frame is its length in four bytes, the most significant one first, and a message as JSON. A listening
+//! machine greets with its version and a nonce. The controller answers with its version, a nonce of its own,
+//! and a proof that it has the token (HMAC-SHA256 over both nonces); then the listening machine proves the
+//! same. The token itself never travels. Nothing is encrypted.
 //!
 //! Until the proof has been seen a frame has at most [`HANDSHAKE_BYTES`], and everything together may take
 //! [`HANDSHAKE_TIME`].
@@ -283,8 +283,8 @@ fn versions_differ(tool: &str, protocol: u32, version: &str) -> Option<String> {
 /// Connects to a machine that listens, as the controller.
 ///
 /// # Errors
-/// Nothing listens there in time, it is of another version or role, it does not know the token, or it refuses. The
-/// text does not name the machine.
+/// Nothing listens there in time, it is of another version or role, it does not know the token, or it
+/// refuses. The text does not name the machine.
 pub(super) fn connect(address: &str, role: Role, token: &Token) -> Outcome<(Connection, Machine)> {
     let failed = |error: io::Error| Failure::new(error.to_string());
     let target = address.to_socket_addrs().map_err(failed)?.next();
@@ -327,8 +327,8 @@ pub(super) fn connect(address: &str, role: Role, token: &Token) -> Outcome<(Conn
     }
 }
 
-/// The other side of [`connect`]: greets who has connected, and looks at the token. With `busy` a text says why
-/// nobody is served now; it is told only to those who have the token.
+/// The other side of [`connect`]: greets who has connected, and looks at the token. With `busy` a text says
+/// why nobody is served now; it is told only to those who have the token.
 ///
 /// # Errors
 /// The other side is late, sends something else, or does not have the token.

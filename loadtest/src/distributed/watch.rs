@@ -207,7 +207,8 @@ impl Drop for Remote {
     }
 }
 
-/// Whether nothing of a run but the server is on the server's machine: what that machine does is the server's.
+/// Whether nothing of a run but the server is on the server's machine: what that machine does is the
+/// server's.
 pub(crate) fn has_machine_for_itself(watched: Option<&Watched>, agents: Option<&super::Agents>) -> bool {
     let Some(boot) = watched.and_then(Watched::boot) else { return false };
     !boot.is_empty() && boot != serve::boot() && agents.is_none_or(|agents| !agents.any_on(boot))

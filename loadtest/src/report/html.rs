@@ -7,7 +7,7 @@ use super::plot::{Bar, Length, Line, Point, bars, lines};
 use super::table::{figure, group, notes_of, rule};
 use crate::compare::{Comparison, Contest, Figure, Row, place as colour};
 
-const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
+pub(super) const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}th,td{border:1px solid #ccc;padding:.2rem .6rem;text-align:right;white-space:nowrap}\
 th:first-child,td:first-child,.text td,td.bad{text-align:left}.text td,td.bad{white-space:normal;min-width:16rem}.text td:first-child{min-width:0}.bad{color:#b00}svg{max-width:720px;width:100%;display:block;margin:1.5rem 0}";
 
@@ -155,7 +155,7 @@ fn with_range(found: Figure) -> String {
     range(found).map_or(median.clone(), |range| format!("{median} ({range})"))
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
@@ -193,17 +193,19 @@ pub(crate) fn page(comparison: &Comparison) -> String {
     for (_, svg) in plots(comparison) {
         page.push_str(&svg);
     }
-    page.push_str("<h2>Settings</h2><table class=\"text\"><tr><th>server</th><th>settings</th><th>what it cannot do</th></tr>");
+    page.push_str("<h2>Settings</h2><table class=\"text\"><tr><th>server</th><th>version</th><th>settings</th><th>what it cannot do</th><th>what its expert would object to</th></tr>");
     let mut told: Vec<&str> = Vec::new();
     for row in comparison.rows.iter() {
         if !told.contains(&row.name.as_str()) {
             told.push(&row.name);
             let _ = write!(
                 page,
-                "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escape(&row.name),
+                escape(row.version_of_program.as_deref().unwrap_or("-")),
                 escape(&row.settings),
-                escape(&row.cannot)
+                escape(&row.cannot),
+                escape(&row.objections.join(" "))
             );
         }
     }

@@ -1,15 +1,28 @@
 //! The result of a run, as it goes into JSON: the field names are the stable keys that README.md documents.
 
+mod against;
 mod columns;
+mod csv;
+mod hlog;
 mod html;
+mod junit;
 mod plot;
+mod prometheus;
+mod run_page;
 mod table;
+pub(crate) mod units;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+pub(crate) use against::{Against, Change, Earlier, against};
+pub(crate) use csv::csv;
+pub(crate) use hlog::HistogramLog;
 pub(crate) use html::{page, plots};
+pub(crate) use junit::{junit, junit_before};
+pub(crate) use prometheus::{SoFar, exposition};
+pub(crate) use run_page::run_page;
 pub(crate) use table::{comparison, figure, summary};
 
 use crate::ask::Asked;
@@ -17,6 +30,7 @@ use crate::client::{IdFigures, Timings};
 use crate::distributed::MachineFigures;
 use crate::provenance::Provenance;
 use crate::sequence::Faults;
+use crate::threshold::{Fate, Judged};
 
 /// Latency at the usual percentiles.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -153,6 +167,13 @@ pub(crate) struct Report {
     pub(crate) partial: bool,
     pub(crate) problems: Vec<String>,
     pub(crate) notes: Vec<String>,
+    /// What became of each `--fail-if`.
+    pub(crate) thresholds: Vec<Judged>,
+    /// The run is valid and keeps to every threshold.
+    pub(crate) passed: bool,
+    /// Beside an earlier run (`--against`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) against: Option<Against>,
 
     pub(crate) subscribers: u64,
     pub(crate) opening: Opening,
@@ -197,7 +218,8 @@ pub(crate) struct Report {
 
     pub(crate) client: Client,
 
-    /// What the run is: `valid`, `valid, client-bound`, `fell behind`, `NOT VALID` or `partial`.
+    /// What the run is: `valid`, `valid, client-bound`, `fell behind`, `NOT VALID`, `partial`, or
+    /// `threshold failed` where it is valid otherwise.
     pub(crate) verdict: &'static str,
     /// The client was the bottleneck: rates are at least, and latencies at most, what is said.
     pub(crate) lower_bound: bool,
@@ -206,6 +228,8 @@ pub(crate) struct Report {
     /// Events that were published before the measurement, one for each topic.
     pub(crate) tried_out: u64,
     pub(crate) streams_open_at_end: u64,
+    /// As many as there are subscribers, or as the last stage has.
+    pub(crate) streams_wanted_at_end: u64,
     /// Streams that were asked for with `Last-Event-ID`.
     pub(crate) streams_resumed: u64,
     /// Deliveries that were outstanding when the last event was published.
@@ -272,9 +296,23 @@ pub(crate) struct SecondOfRun {
     /// Of the events that were due in it.
     pub(crate) latency_mean_ms: Option<f64>,
     pub(crate) latency_max_ms: Option<f64>,
+    /// Of the deliveries that arrived in it, where the percentiles of seconds are wanted (`--csv`, `--html`,
+    /// `--hlog`, `--prometheus`, and the line on a terminal).
+    pub(crate) latency_p50_ms: Option<f64>,
+    pub(crate) latency_p99_ms: Option<f64>,
+    /// At its end.
+    pub(crate) streams_open: u64,
+    /// Events that were published in it.
+    pub(crate) published: u64,
 }
 
 impl Report {
+    /// The thresholds that the run does not keep to, a line for each.
+    pub(crate) fn failed_thresholds(&self) -> impl Iterator<Item = String> {
+        let failed = self.thresholds.iter().filter(|judged| judged.result == Fate::Failed);
+        failed.map(|judged| format!("the threshold `{}` failed: {}", judged.threshold, judged.shown))
+    }
+
     /// What was wrong with the deliveries.
     pub(crate) fn faults(&self) -> Faults {
         Faults {

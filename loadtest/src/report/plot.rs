@@ -34,6 +34,13 @@ pub(super) struct Point {
     pub(super) highest: f64,
 }
 
+impl Point {
+    /// A value that was found once.
+    pub(super) fn at(position: f64, value: f64) -> Point {
+        Point { position, value, lowest: value, highest: value }
+    }
+}
+
 /// Up to so many points are marked one by one, each with its range; more make a curve in a band.
 const MARKED: usize = 10;
 

@@ -3,9 +3,14 @@
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::columns::columns;
-use super::{Listened, Report};
+use super::{Change, Listened, Percentiles, Report, units};
 use crate::ask::Asked;
 use crate::compare::{Comparison, Row};
+use crate::threshold::{Fate, Judged};
+
+/// Seconds in the units of a report's keys.
+const US: f64 = 1e-6;
+const MS: f64 = 1e-3;
 
 /// A figure, or a dash where there is none.
 pub(crate) fn figure(value: Option<f64>) -> String {
@@ -36,20 +41,62 @@ pub(crate) fn group(value: u64) -> String {
 pub(crate) fn summary(report: &Report) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    let mut row = |name: &str, value: String| {
+    for (name, value) in rows(report) {
         table.add_row([Cell::new(name), Cell::new(value)]);
-    };
+    }
+    let mut text = format!("{} against {} ({})", report.scenario, report.name, report.arrangement);
+    for line in table.lines() {
+        text.push_str(&format!("\n{}", line.trim_end()));
+    }
+    for note in &report.notes {
+        text.push_str(&format!("\nnote: {note}"));
+    }
+    if let Some(against) = &report.against {
+        text.push_str(&format!("\nagainst {}:", against.file));
+        for Change { metric, shown, .. } in &against.changes {
+            text.push_str(&format!("\n  {metric}: {shown}"));
+        }
+        for difference in &against.differences {
+            text.push_str(&format!("\n  differs: {difference}"));
+        }
+    }
+    for Judged { threshold, result, shown, .. } in &report.thresholds {
+        let result = match result {
+            Fate::Passed => "passed",
+            Fate::Failed => "FAILED",
+            Fate::Unknown => "UNKNOWN",
+        };
+        text.push_str(&format!("\nthreshold {threshold}: {result} ({shown})"));
+    }
+    text.push('\n');
+    text.push_str(report.verdict);
+    text
+}
+
+/// Percentiles whose values have so many seconds in one.
+fn percentiles(times: &Percentiles, unit: f64) -> String {
+    let at = |value: f64| units::time(value * unit);
+    format!("p50 {}  p99 {}  max {}", at(times.p50), at(times.p99), at(times.max))
+}
+
+/// The figures of a run by their names.
+pub(super) fn rows(report: &Report) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
     let opened = match report.opening.streams {
         opened if opened == report.subscribers => String::new(),
         opened => format!(", {} opened in all", group(opened)),
     };
+    let at_start = match report.opening.per_second {
+        0.0 => String::new(),
+        rate => format!("; {} a second at the start", units::number(rate)),
+    };
     row(
         "streams",
         format!(
-            "{} of {} open at the end{opened}; {} a second at the start",
+            "{} of {} open at the end{opened}{at_start}",
             group(report.streams_open_at_end),
-            group(report.subscribers),
-            figure(Some(report.opening.per_second))
+            group(report.streams_wanted_at_end)
         ),
     );
     match &report.listened {
@@ -71,7 +118,7 @@ pub(crate) fn summary(report: &Report) -> String {
         );
     }
     if let Some(latency) = &report.latency_us {
-        let at = |value| figure(Some(value));
+        let at = |value: f64| units::time(value * US);
         let values = format!(
             "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
             at(latency.p50),
@@ -81,89 +128,71 @@ pub(crate) fn summary(report: &Report) -> String {
             at(latency.max)
         );
         // A client at its limit adds to the server's latency, and takes from its rate.
-        row("latency, us", if report.lower_bound { format!("at most {values}") } else { values });
+        row("latency", if report.lower_bound { format!("at most {values}") } else { values });
     }
     for part in &report.parts {
         if let Some(latency) = &part.latency_us {
-            let at = |value| figure(Some(value));
-            row(
-                &format!("  {}", part.name),
-                format!("p50 {}  p99 {}  max {}", at(latency.p50), at(latency.p99), at(latency.max)),
-            );
+            row(&format!("  {}", part.name), percentiles(latency, US));
         }
     }
     if let Some(last) = &report.last_subscriber_ms_percentiles {
-        let at = |value| figure(Some(value));
-        row(
-            "last subscriber, ms",
-            format!("p50 {}  p99 {}  max {}", at(last.p50), at(last.p99), at(last.max)),
-        );
+        row("last subscriber", percentiles(last, MS));
     }
     if let Some(answer) = &report.client.publish_answer_us {
-        let at = |value| figure(Some(value));
-        row(
-            "answer to a publish, us",
-            format!("p50 {}  p99 {}  max {}", at(answer.p50), at(answer.p99), at(answer.max)),
-        );
+        row("answer to a publish", percentiles(answer, US));
     }
     if let Some(asked) = &report.asked {
         row("meanwhile asked", describe(asked));
     }
     if let Some(rate) = report.deliveries_per_s {
         let bound = if report.lower_bound { ">= " } else { "" };
-        row("deliveries a second, achieved", format!("{bound}{}", figure(Some(rate))));
+        row("deliveries a second, achieved", format!("{bound}{}", units::number(rate)));
     }
-    let mut optional = |name: &str, value: Option<f64>| {
-        if value.is_some() {
-            row(name, figure(value));
+    let mut optional = |name: &str, value: Option<f64>, show: fn(f64) -> String| {
+        if let Some(value) = value {
+            row(name, show(value));
         }
     };
-    optional("deliveries a second, offered", report.offered_deliveries_per_s);
-    optional("outstanding at the last publish", report.backlog_at_last_publish.map(|backlog| backlog as f64));
-    optional("server CPU per delivery, us", report.server_cpu_us_per_delivery);
+    let (number, time, bytes) = (units::number, units::time, units::bytes);
+    let us = |value: Option<f64>| value.map(|us| us * US);
+    let count = |value: Option<u64>| value.map(|count| count as f64);
+    let percent: fn(f64) -> String = |share| format!("{} % of a core", units::number(share * 100.0));
+    optional("deliveries a second, offered", report.offered_deliveries_per_s, number);
+    optional("outstanding at the last publish", count(report.backlog_at_last_publish), number);
+    optional("server CPU per delivery", us(report.server_cpu_us_per_delivery), time);
     let ksoftirqd = match report.ksoftirqd_is_the_servers {
-        true => "  of it ksoftirqd, us",
-        false => "  ksoftirqd per delivery, not counted, us",
+        true => "  of it ksoftirqd",
+        false => "  ksoftirqd per delivery, not counted",
     };
-    optional(ksoftirqd, report.ksoftirqd_cpu_us_per_delivery);
-    optional("server CPU while idle, % of a core", report.server_idle_cpu_share.map(|share| share * 100.0));
-    optional("server CPU per opened stream, us", report.server_cpu_us_per_opening);
-    optional("server user bytes per stream", report.server_user_bytes_per_connection);
-    optional("  after deliveries", report.server_user_bytes_per_connection_after);
-    optional("kernel slab bytes per pair of sockets", report.kernel_slab_bytes_per_pair);
-    optional("all back after, ms", report.storm_all_back_ms);
-    optional("server memory grown while stalled, bytes", report.slow_server_bytes_grown);
-    optional("socket buffers grown while stalled, bytes", report.slow_kernel_tcp_bytes_grown);
-    optional("lost by the stalled", report.slow_lost.map(|lost| lost as f64));
-    optional("published for the stalled, bytes", report.slow_backlog_bytes.map(|bytes| bytes as f64));
-    optional("  of it in their own buffers", report.slow_waiting_bytes.map(|bytes| bytes as f64));
+    optional(ksoftirqd, us(report.ksoftirqd_cpu_us_per_delivery), time);
+    optional("server CPU while idle", report.server_idle_cpu_share, percent);
+    optional("server CPU per opened stream", us(report.server_cpu_us_per_opening), time);
+    optional("server memory per stream", report.server_user_bytes_per_connection, bytes);
+    optional("  after deliveries", report.server_user_bytes_per_connection_after, bytes);
+    optional("kernel slab per pair of sockets", report.kernel_slab_bytes_per_pair, bytes);
+    optional("all back after", report.storm_all_back_ms.map(|ms| ms * MS), time);
+    optional("server memory grown while stalled", report.slow_server_bytes_grown, bytes);
+    optional("socket buffers grown while stalled", report.slow_kernel_tcp_bytes_grown, bytes);
+    optional("lost by the stalled", count(report.slow_lost), number);
+    optional("published for the stalled", count(report.slow_backlog_bytes), bytes);
+    optional("  of it in their own buffers", count(report.slow_waiting_bytes), bytes);
     let heartbeats = &report.heartbeats;
     row(
         "heartbeats",
         format!(
-            "{} at {} streams; the longest silence was {} s",
+            "{} at {} streams; the longest silence was {}",
             group(heartbeats.count),
             group(heartbeats.streams_with),
-            figure(Some(heartbeats.longest_silence_s))
+            units::time(heartbeats.longest_silence_s)
         ),
     );
     let busiest = report.client.threads.iter().map(|thread| thread.cpu_share).fold(0.0, f64::max);
     row("client", format!("busiest thread {:.0} % of a core", busiest * 100.0));
-    let mut text = format!("{} against {} ({})", report.scenario, report.name, report.arrangement);
-    for line in table.lines() {
-        text.push_str(&format!("\n{}", line.trim_end()));
-    }
-    for note in &report.notes {
-        text.push_str(&format!("\nnote: {note}"));
-    }
-    text.push('\n');
-    text.push_str(report.verdict);
-    text
+    rows
 }
 
 /// What came by itself.
 fn describe_listened(row: &mut impl FnMut(&str, String), report: &Report, listened: &Listened) {
-    let a_second = |rate| figure(Some(rate));
     let ids = &report.ids;
     row(
         "events",
@@ -175,17 +204,15 @@ fn describe_listened(row: &mut impl FnMut(&str, String), report: &Report, listen
             group(ids.with)
         ),
     );
-    let rates = (a_second(listened.events_per_s), a_second(listened.bytes_per_s));
-    row("events a second", format!("{} ({} bytes a second)", rates.0, rates.1));
+    let rates = (units::number(listened.events_per_s), units::bytes(listened.bytes_per_s));
+    row("events a second", format!("{} ({} a second)", rates.0, rates.1));
     for (name, times) in [
-        ("first event after, ms", &listened.first_event_ms),
-        ("between two events, ms", &listened.gap_ms),
-        ("last event after, ms", &listened.last_event_ms),
+        ("first event after", &listened.first_event_ms),
+        ("between two events", &listened.gap_ms),
+        ("last event after", &listened.last_event_ms),
     ] {
         if let Some(times) = times {
-            let at = |value| figure(Some(value));
-            let values = format!("p50 {}  p99 {}  max {}", at(times.p50), at(times.p99), at(times.max));
-            row(name, values);
+            row(name, percentiles(times, MS));
         }
     }
     if report.streams_ended > 0 {
@@ -202,10 +229,9 @@ fn describe(asked: &Asked) -> String {
     if asked.failed > 0 {
         parts.push(format!("failed: {}", group(asked.failed)));
     }
-    let at = |value| figure(Some(value));
     let latency = asked.latency_us.as_ref();
-    let latency = latency.map_or(String::new(), |us| format!("; us p50 {}  p99 {}", at(us.p50), at(us.p99)));
-    let rate = figure((asked.seconds > 0.0).then(|| answers as f64 / asked.seconds));
+    let latency = latency.map_or(String::new(), |latency| format!("; {}", percentiles(latency, US)));
+    let rate = units::number(if asked.seconds > 0.0 { answers as f64 / asked.seconds } else { 0.0 });
     format!("{} clients, {rate} answers a second ({}){latency}", asked.clients, parts.join(", "))
 }
 

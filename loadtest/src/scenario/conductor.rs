@@ -21,6 +21,7 @@ use crate::sample;
 use crate::sys;
 use crate::target::RequestTemplates;
 use crate::tls::Tls;
+use crate::watch::{Counts, Watch};
 
 /// Lets memory and timers come to rest before a look at them.
 const SETTLE: u64 = 500 * MILLISECOND;
@@ -51,6 +52,9 @@ pub(super) struct Conductor<'a> {
     pub(super) evidence: Evidence,
     pub(super) next_memory_look: u64,
     pub(super) askers: Option<Askers>,
+    /// How many streams are to be open now.
+    pub(super) wanted: u64,
+    pub(super) watch: &'a mut Watch,
 }
 
 impl Conductor<'_> {
@@ -96,6 +100,7 @@ impl Conductor<'_> {
                 publishers.push(Publisher::start(self.route(1, 1), pace, self.sequences.clone())?);
                 self.attend(publishers, self.count + count, |_| Ok(()))?;
             }
+            Kind::Fanout | Kind::Topics(_) if self.load.is_staged() => self.stages()?,
             Kind::Fanout | Kind::Topics(_) => {
                 let publishers = self.publishers()?;
                 self.attend(publishers, self.count, |_| Ok(()))?;
@@ -123,7 +128,12 @@ impl Conductor<'_> {
             return Ok(());
         }
         let until = clock::now() + nanoseconds(self.load.patience) + nanoseconds(self.load.retry);
-        while self.crowd()?.open() + self.crowd()?.failed() < self.load.subscribers && clock::now() < until {
+        let wanted = self.load.streams_at_end();
+        while self.crowd()?.open() + self.crowd()?.failed() < wanted && clock::now() < until {
+            self.rest(MILLISECOND)?;
+        }
+        // Who is about to leave has until the end of its patience.
+        while self.load.is_staged() && self.crowd()?.open() > wanted && clock::now() < until {
             self.rest(MILLISECOND)?;
         }
         Ok(())
@@ -141,7 +151,32 @@ impl Conductor<'_> {
         if let Some(failure) = self.server.as_ref().and_then(Watched::failure) {
             return Err(failure);
         }
+        self.look()?;
         self.memory_left()
+    }
+
+    /// What is seen each second while the run lasts.
+    fn look(&mut self) -> Outcome<()> {
+        let Some(crowd) = &self.crowd else { return Ok(()) };
+        if self.watch.waits()
+            && let Some(seen) = crowd.seen()
+        {
+            self.watch.answered(seen)?;
+        }
+        let now = clock::now();
+        if self.watch.is_due(now) {
+            let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
+            let counts = Counts {
+                streams_open: crowd.open(),
+                streams_wanted: self.wanted,
+                published,
+                deliveries: crowd.delivered(),
+            };
+            if self.watch.look(now, counts) {
+                crowd.ask_seen();
+            }
+        }
+        Ok(())
     }
 
     /// Ends the run before the kernel ends a process.
@@ -174,7 +209,7 @@ impl Conductor<'_> {
 
     /// Opens all streams and looks at what they cost.
     fn open(&mut self, started: u64) -> Outcome<()> {
-        let all = self.load.subscribers;
+        let all = if self.load.is_staged() { 1 } else { self.load.subscribers };
         let bar = progress("opening streams", all, self.load.quiet);
         loop {
             self.go_on()?;
@@ -189,6 +224,10 @@ impl Conductor<'_> {
         bar.finish_and_clear();
         self.evidence.opening_ns = clock::now() - started;
         self.rest(SETTLE)?;
+        if self.load.is_staged() {
+            // What one stream costs says nothing.
+            return Ok(());
+        }
         self.evidence.open = self.snapshot(false);
         self.evidence.own_open = self.crowd()?.own_bytes();
         Ok(())
@@ -263,6 +302,7 @@ impl Conductor<'_> {
         let mut result = Ok(());
         while publishers.iter().any(|publisher| !publisher.is_done()) {
             bar.set_position(publishers.iter().map(Publisher::sent).sum());
+            self.watch.show(&bar);
             if result.is_ok() {
                 result = self.go_on().and_then(|()| meanwhile(self));
                 if result.is_err() {
@@ -306,7 +346,7 @@ impl Conductor<'_> {
 
     /// How many deliveries there have to be by now, where nobody comes and goes.
     fn expected(&self) -> Option<u64> {
-        if matches!(self.kind, Kind::Churn(_) | Kind::Listen(_)) {
+        if matches!(self.kind, Kind::Churn(_) | Kind::Listen(_)) || self.load.is_staged() {
             return None;
         }
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed));
@@ -338,6 +378,7 @@ impl Conductor<'_> {
                 asked = true;
             }
             bar.set_position(delivered);
+            self.watch.show(&bar);
             self.go_on()?;
             clock::sleep_until(clock::now() + MILLISECOND);
         }
@@ -368,7 +409,7 @@ impl Conductor<'_> {
             self.evidence.schedule_after = self.crowd()?.schedule();
             self.evidence.delivered_after = self.crowd()?.delivered();
             self.rest(AFTERMATH)?;
-            if !matches!(self.kind, Kind::Idle(_)) {
+            if !matches!(self.kind, Kind::Idle(_)) && !self.load.is_staged() {
                 self.rest(SETTLE)?;
                 self.evidence.last = self.snapshot(false);
             }
@@ -397,12 +438,17 @@ impl Conductor<'_> {
         if evidence.active_until == 0 {
             evidence.active(clock::now());
         }
+        let (end, streams_open) = (clock::now(), crowd.open());
         let (observed, machines) = crowd.finish(published)?;
         evidence.machines = machines;
         if self.server.is_none() {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
         }
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
+        let listens = matches!(self.kind, Kind::Listen(_)) || !self.load.can_publish();
+        let stalls = matches!(self.kind, Kind::Slow(_)).then_some(1);
+        // A log that cannot be written is a problem of the run, but the report is there.
+        let result = result.and(self.watch.end(&observed.latency_of_all(stalls, listens)));
         let case = figures::Case {
             kind: self.kind,
             load: self.load,
@@ -410,7 +456,10 @@ impl Conductor<'_> {
             name,
             published,
             tried_out: self.tried_out,
+            earlier: self.watch.wants.earlier.as_ref(),
         };
-        Ok(figures::report(&case, evidence, observed, result.err(), notes))
+        let mut report = figures::report(&case, evidence, observed, result.err(), notes);
+        self.watch.complete(&mut report.seconds, end, published, streams_open);
+        Ok(report)
     }
 }

@@ -1,6 +1,7 @@
 //! From what was seen to the figures of a report.
 
 use super::snapshot::Snapshot;
+use super::stages::longest_hold;
 use super::{Kind, Load, conditions, machines, verdict};
 use crate::ask::Asked;
 use crate::client::{
@@ -11,7 +12,8 @@ use crate::distributed::MachineFigures;
 use crate::failure::Failure;
 use crate::publish::Tally;
 use crate::report::{
-    Client, ClientThread, Heartbeats, Listened, Opening, Part, Percentiles, Report, SecondOfRun, curve, round,
+    Client, ClientThread, Earlier, Heartbeats, Listened, Opening, Part, Percentiles, Report, SecondOfRun,
+    against, curve, round,
 };
 use crate::sequence::Faults;
 use crate::steer::{self, client_cores};
@@ -26,6 +28,7 @@ pub(super) struct Case<'a> {
     pub(super) published: u64,
     /// Of these, before the measurement.
     pub(super) tried_out: u64,
+    pub(super) earlier: Option<&'a Earlier>,
 }
 
 /// What the conductor noted.
@@ -53,6 +56,8 @@ pub(super) struct Evidence {
     pub(super) stall_before: Option<Snapshot>,
     pub(super) stall_after: Option<Snapshot>,
     pub(super) asked: Option<Asked>,
+    /// When the first stage began.
+    pub(super) stages_since: Option<u64>,
     /// Deliveries that were outstanding when the last event was published.
     pub(super) backlog: Option<u64>,
     /// Events that were published while all streams of a storm were cut.
@@ -147,6 +152,7 @@ pub(super) fn report(
         streams_cut: observed.cut,
         streams_reopened: observed.reopened,
         streams_open_at_end: observed.open_at_end,
+        streams_wanted_at_end: load.streams_at_end(),
         missed_while_away: observed.missed_away,
         foreign_events: observed.foreign,
         received_bytes: observed.bytes,
@@ -161,13 +167,13 @@ pub(super) fn report(
         },
         backlog_at_last_publish: evidence.backlog,
         offered_deliveries_per_s: offered(case),
-        latency_growth_ms: observed.series.growth().map(|growth| round(growth as f64 / MILLISECOND as f64)),
+        latency_growth_ms: growth(case, &evidence, &observed.series),
         published_while_away: evidence.published_while_away,
         streams_resumed: observed.resumed,
         seconds: seconds(&observed.series),
         ..Report::default()
     };
-    opening(&mut report, &evidence, &observed);
+    opening(&mut report, load.is_staged(), &evidence, &observed);
     latency(&mut report, case, &observed);
     listened(&mut report, case, &evidence, &observed);
     server(&mut report, case, &evidence, &observed);
@@ -175,11 +181,28 @@ pub(super) fn report(
     machines::machines(&mut report, case, &evidence, &observed.threads);
     conditions::conditions(&mut report, load, &evidence);
     verdict::pronounce(&mut report, case, &evidence, failure);
+    report.against = case.earlier.map(|earlier| against(&report, earlier));
     report
+}
+
+/// By how much the mean latency grew. Where the number of streams changes, only while it stays the same for
+/// longest: more streams take longer, and that is no server that falls behind.
+fn growth(case: &Case<'_>, evidence: &Evidence, series: &Series) -> Option<f64> {
+    let growth = match evidence.stages_since {
+        None => series.growth(),
+        Some(since) => {
+            let hold = longest_hold(&case.load.stages)?;
+            series.growth_between(since + hold.start * SECOND, since + hold.end * SECOND)
+        }
+    };
+    growth.map(|growth| round(growth as f64 / MILLISECOND as f64))
 }
 
 /// How many deliveries a second the schedule asks for.
 fn offered(case: &Case<'_>) -> Option<f64> {
+    if case.load.is_staged() {
+        return None;
+    }
     let each = |index: usize| {
         let group = case.groups.get(index)?;
         Some(group.subscribers as f64 * f64::from(group.per_stream) / f64::from(group.topics))
@@ -198,6 +221,7 @@ fn seconds(series: &Series) -> Vec<SecondOfRun> {
         deliveries: second.arrived,
         latency_mean_ms: (second.due > 0).then(|| milliseconds(second.latency_sum / second.due)),
         latency_max_ms: (second.due > 0).then(|| milliseconds(second.latency_max)),
+        ..SecondOfRun::default()
     };
     series.seconds.iter().map(second).collect()
 }
@@ -239,24 +263,22 @@ fn arrangement(load: &Load) -> String {
     }
 }
 
-fn opening(report: &mut Report, evidence: &Evidence, observed: &Observations) {
+fn opening(report: &mut Report, is_staged: bool, evidence: &Evidence, observed: &Observations) {
     let seconds = evidence.opening_ns as f64 / SECOND as f64;
     report.opening = Opening {
         streams: observed.opened,
         seconds: round(seconds),
-        per_second: if seconds > 0.0 { round(report.subscribers as f64 / seconds) } else { 0.0 },
+        per_second: match seconds > 0.0 && !is_staged {
+            true => round(report.subscribers as f64 / seconds),
+            false => 0.0,
+        },
         latency_us: Percentiles::of(&observed.opening, 1e3),
     };
 }
 
 fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
-    let mut all = timings();
-    for (index, part) in observed.latency.iter().enumerate() {
-        // What the stalled see is not the server's doing; it is shown apart.
-        if !(matches!(case.kind, Kind::Slow(_)) && index % case.groups.len() == 1) {
-            let _ = all.add(part);
-        }
-    }
+    // What the stalled see is not the server's doing; it is shown apart.
+    let all = observed.latency_of_all(matches!(case.kind, Kind::Slow(_)).then_some(1), false);
     report.latency_us = Percentiles::of(&all, 1e3);
     report.latency_curve = curve(&all);
     let names: &[&str] = match case.kind {
@@ -274,7 +296,7 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
         report.deliveries_per_s = Some(round(observed.measured as f64 / seconds));
     }
     // Who left or stalls on purpose is nobody's last subscriber.
-    if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics(_)) {
+    if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics(_)) || case.load.is_staged() {
         return;
     }
     let mut last = timings();

@@ -6,12 +6,14 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::stages::StreamStage;
 use crate::clock::parse_duration;
 use crate::failure::{Failure, Outcome};
 use crate::secrets;
 use crate::stamp::{self, Payload};
 use crate::subscription;
 use crate::target::{Dialect, RequestTemplates, Template};
+use crate::threshold::Threshold;
 use crate::tls::Tls;
 
 /// Of one run.
@@ -105,6 +107,11 @@ pub(crate) struct Load {
     #[arg(long, short, value_parser = parse_duration, default_value = "10s")]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) duration: Duration,
+    /// Change the number of streams evenly to a number in a time, while events are published, e.g.
+    /// `--stage 30s:10000 --stage 1m:10000 --stage 10s:0`. Begins with none. In place of --subscribers and
+    /// --duration; for fanout and topics
+    #[arg(long = "stage", value_name = "TIME:STREAMS")]
+    pub(crate) stages: Vec<StreamStage>,
     /// Events that are due together, back to back; the rate stays
     #[arg(long, default_value_t = 1)]
     pub(crate) burst: u64,
@@ -163,9 +170,12 @@ pub(crate) struct Load {
     /// Count streams that cannot be opened by the kind of the error, and go on without them
     #[arg(long)]
     pub(crate) count_errors: bool,
-    /// The run is not valid where the client was the bottleneck
-    #[arg(long)]
-    pub(crate) strict_client: bool,
+    /// Fail, with exit code 1, where this is true of the run: a figure, a comparison, and a number with its
+    /// unit, e.g. 'p99>50ms', 'lost>0', 'deliveries_per_s<100000', 'server_memory_per_stream>10KiB',
+    /// 'cpu_per_delivery>2us', or 'client-bound'. May be given several times; a wrong name lists the right ones.
+    /// With --against also a change: 'p99>+10%'
+    #[arg(long, value_name = "THRESHOLD")]
+    pub(crate) fail_if: Vec<Threshold>,
 
     /// Ask this URL meanwhile, again and again: what other requests do to the deliveries
     #[arg(long, value_name = "URL")]
@@ -195,8 +205,8 @@ pub(crate) struct Load {
     /// Cores for the client, e.g. 1 or 2,3 [default: all but --server-cores]
     #[arg(long, value_delimiter = ',')]
     pub(crate) client_cores: Vec<usize>,
-    /// Cores to move the server to, where it stays; needs --server-pid. With --server-watch: the cores that it was
-    /// started on
+    /// Cores to move the server to, where it stays; needs --server-pid. With --server-watch: the cores that
+    /// it was started on
     #[arg(long, value_delimiter = ',')]
     pub(crate) server_cores: Vec<usize>,
     /// Do the receiver's kernel work on the client's first core, as behind a network card. For CPU per
@@ -386,9 +396,31 @@ impl Load {
         self.url.is_some() || self.publish_url.is_some() || !subscribes_elsewhere
     }
 
+    /// Whether anything says what the server is, for its CPU and memory.
+    pub(crate) fn names_server(&self) -> bool {
+        self.server_pid.is_some() || self.server_watch.is_some()
+    }
+
     /// What connections with TLS are made with.
     pub(crate) fn tls(&self) -> Outcome<Tls> {
         Tls::new(self.ca.as_deref(), self.insecure)
+    }
+
+    /// With stages these say how many subscribers there are at most, and how long it takes.
+    pub(crate) fn follow_stages(&mut self) {
+        if let Some(most) = self.stages.iter().map(|stage| stage.streams).max() {
+            self.subscribers = most;
+            self.duration = self.stages.iter().map(|stage| stage.over).sum();
+        }
+    }
+
+    pub(crate) fn is_staged(&self) -> bool {
+        !self.stages.is_empty()
+    }
+
+    /// How many streams are to be open at the end.
+    pub(crate) fn streams_at_end(&self) -> u64 {
+        self.stages.last().map_or(self.subscribers, |stage| stage.streams)
     }
 
     /// The longest line and the longest data of an event, in bytes.
@@ -465,6 +497,9 @@ impl Load {
         }
         if self.connect_rate.is_nan() || self.connect_rate <= 0.0 || self.connect_burst == 0 {
             return wrong("--connect-rate and --connect-burst must be above 0".to_owned());
+        }
+        if self.is_staged() && self.duration.is_zero() {
+            return wrong("--stage: all stages together take no time".to_owned());
         }
         if self.duration > Duration::from_secs(24 * 3600) {
             return wrong("--duration: a day at most".to_owned());

@@ -21,10 +21,12 @@ use crate::publish::{Connection, Tally};
 use crate::report::Report;
 use crate::sample::{self, Server};
 use crate::steer::{Kept, Steered, client_cores, pin_server};
-use crate::subscription::Lists;
+use crate::subscription::{Lists, Subscriptions};
 use crate::target::{RequestTemplates, Values};
+use crate::threshold;
 use crate::tls::{self, Tls};
 use crate::tun::Networks;
+use crate::watch::Watch;
 
 /// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
 /// a minute.
@@ -37,6 +39,12 @@ const MOST_PER_STREAM: u32 = 1_000;
 /// Whether what was asked can be run at all.
 pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
     load.check()?;
+    if load.is_staged() && load.stages.iter().any(|stage| stage.streams > load.subscribers) {
+        return Err(Failure::new("--stage is for single runs: leave it out of `find` and `compare`"));
+    }
+    if load.is_staged() && !matches!(kind, Kind::Fanout | Kind::Topics(_)) {
+        return Err(Failure::new(format!("--stage is for fanout and topics, not for {}", kind.name())));
+    }
     if !load.can_publish() && !matches!(kind, Kind::Listen(_) | Kind::Idle(_)) {
         return Err(Failure::new(format!(
             "nothing says where `{}` publishes: give --publish-url, or --url, or listen to what the server sends by itself with `fanfare-load listen`",
@@ -48,16 +56,16 @@ pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
 
 /// Runs a scenario. An error is a run that could not start; what went wrong later is in the report.
 pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
+    run_watched(kind, load, name, &mut Watch::default())
+}
+
+/// The same, seen while it lasts.
+pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watch) -> Outcome<Report> {
     check(kind, load)?;
+    threshold::check(&load.fail_if, load.names_server(), watch.wants.earlier.is_some())?;
     let templates = load.templates()?;
-    let groups = groups(kind, load.subscribers)?;
-    let topics = groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1);
-    let names: Arc<Vec<String>> = Arc::new(names(&load.topic, topics));
-    if groups.iter().any(|group| group.per_stream > 1) && !templates.subscribe.contains("{topics:") {
-        return Err(Failure::new(
-            "--per-stream: the subscription has no {topics:SEPARATOR} in it, such as `?topic={topics:&topic=}`: how does a stream name several topics?",
-        ));
-    }
+    let Asked { groups, names, lists } = asked(kind, load, &templates)?;
+    let topics = topics_in(&groups);
     let listens = matches!(kind, Kind::Listen(_)) || !load.can_publish();
     let tried = !listens;
     // Seeded by the system at each start: events that an earlier run left behind are told apart.
@@ -84,11 +92,13 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         topics,
         template: templates.subscribe.clone(),
         connect_to: load.connect_to.clone(),
-        lists: Lists::read(load.subscribe_urls.as_deref(), load.values.as_deref())?,
+        lists,
         authorities: load.ca.as_deref().map(tls::pem).transpose()?,
         insecure: load.insecure,
         http2: load.http2.then_some(load.streams_per_connection),
         accepts_gzip: load.gzip,
+        // The first one shows that events arrive at all.
+        admitted: if load.is_staged() { 1 } else { load.subscribers },
         threads,
         own_threads: 0..threads,
         sources: load.sources.clone(),
@@ -138,7 +148,6 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         _ => None,
     };
     if let Some(agents) = &mut agents {
-        assignment.start = clock::now();
         notes.extend(agents.assign(assignment.clone(), load.threads)?);
     }
     // Now, while there is time to raise it, and in the report.
@@ -172,9 +181,10 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     let mut evidence = Evidence::new(before, own_before);
     evidence.server_has_machine = has_machine_for_itself(server.as_ref(), agents.as_ref());
     let started = clock::now();
+    watch.begin(started);
     let crowd = match agents {
         Some(agents) => {
-            agents.begin(sequences.clone())?;
+            agents.begin(started, sequences.clone())?;
             Crowd::There(agents)
         }
         None => {
@@ -208,6 +218,8 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         evidence,
         next_memory_look: 0,
         askers: None,
+        wanted: if load.is_staged() { 1 } else { load.subscribers },
+        watch,
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);
@@ -215,11 +227,43 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     report
 }
 
+fn topics_in(groups: &[Group]) -> u32 {
+    groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1)
+}
+
+/// Who asks for what.
+pub(super) struct Asked {
+    pub(super) groups: Vec<Group>,
+    /// Of the topics.
+    pub(super) names: Arc<Vec<String>>,
+    pub(super) lists: Lists,
+}
+
+impl Asked {
+    /// Looks hosts up, and tries one request.
+    pub(super) fn subscriptions(&self, load: &Load, templates: &RequestTemplates) -> Outcome<Subscriptions> {
+        Subscriptions::of(&templates.subscribe, &self.names, self.lists.clone(), &load.connect_to)
+    }
+}
+
+/// Reads the files that are named.
+pub(super) fn asked(kind: &Kind, load: &Load, templates: &RequestTemplates) -> Outcome<Asked> {
+    let groups = groups(kind, load.subscribers)?;
+    let names = Arc::new(topic_names(&load.topic, topics_in(&groups)));
+    if groups.iter().any(|group| group.per_stream > 1) && !templates.subscribe.contains("{topics:") {
+        return Err(Failure::new(
+            "--per-stream: the subscription has no {topics:SEPARATOR} in it, such as `?topic={topics:&topic=}`: how does a stream name several topics?",
+        ));
+    }
+    let lists = Lists::read(load.subscribe_urls.as_deref(), load.values.as_deref())?;
+    Ok(Asked { groups, names, lists })
+}
+
 /// The names of so many topics.
-pub(crate) fn names(topic: &str, count: u32) -> Vec<String> {
-    match count {
+pub(crate) fn topic_names(topic: &str, topics: u32) -> Vec<String> {
+    match topics {
         1 => vec![topic.to_owned()],
-        _ => (0..count).map(|number| format!("{topic}-{number}")).collect(),
+        _ => (0..topics).map(|number| format!("{topic}-{number}")).collect(),
     }
 }
 
@@ -326,7 +370,9 @@ pub(super) fn progress(what: &'static str, length: u64, quiet: bool) -> Progress
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template("{msg:18} {wide_bar} {human_pos}/{human_len} {elapsed}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg:18} {wide_bar} {human_pos}/{human_len} {elapsed} {prefix}")
+    {
         bar.set_style(style);
     }
     bar.with_message(what)

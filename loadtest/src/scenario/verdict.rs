@@ -4,6 +4,7 @@ use super::Kind;
 use super::figures::{Case, Evidence};
 use crate::failure::Failure;
 use crate::report::{Report, round};
+use crate::threshold;
 
 /// A client thread that is this busy, waits for a core included, is no judge of the server.
 const BUSY_SHARE: f64 = 0.85;
@@ -40,11 +41,14 @@ pub(super) fn pronounce(report: &mut Report, case: &Case<'_>, evidence: &Evidenc
     slow(report, evidence);
     others(report, case);
     report.lower_bound = report.client.bottleneck;
+    threshold::judge(report, &case.load.fail_if, case.earlier);
     report.valid = report.problems.is_empty() && !report.partial;
+    report.passed = report.valid && report.failed_thresholds().next().is_none();
     report.verdict = match () {
         () if report.partial => "partial",
         () if report.fell_behind => "fell behind",
         () if !report.valid => "NOT VALID",
+        () if !report.passed => "threshold failed",
         () if report.lower_bound => "valid, client-bound",
         () => "valid",
     };
@@ -64,7 +68,7 @@ fn deliveries(report: &mut Report) {
 
 /// Streams that ended and did not come back would pass as ones that lost nothing.
 fn streams(report: &mut Report, case: &Case<'_>) {
-    let (open, all) = (report.streams_open_at_end, report.subscribers);
+    let (open, all) = (report.streams_open_at_end, report.streams_wanted_at_end);
     let ends_with_them = matches!(case.kind, Kind::Listen(listen) if listen.once);
     if open < all && !ends_with_them {
         report.problems.push(format!("{} of {all} streams were not open at the end", all - open));
@@ -236,9 +240,6 @@ fn client(report: &mut Report, case: &Case<'_>) {
         ));
     }
     report.client.bottleneck = is_bottleneck;
-    if is_bottleneck && case.load.strict_client {
-        report.problems.push("the client was the bottleneck (--strict-client)".to_owned());
-    }
     if let (Some(lag), Some(latency)) = (&report.client.publish_lag_us, &report.latency_us)
         && lag.p99 > 1_000.0
         && lag.p99 > latency.p50 / 2.0
@@ -276,8 +277,15 @@ mod tests {
     /// in three seconds of publishing after which nothing came for five more.
     fn judged(threads: &[u64], tally: Tally, latency_us: f64) -> Report {
         let load = Load { client_cores: vec![1], ..Load::default() };
-        let case =
-            Case { kind: &Kind::Fanout, load: &load, groups: &[], name: "", published: 0, tried_out: 0 };
+        let case = Case {
+            kind: &Kind::Fanout,
+            load: &load,
+            groups: &[],
+            name: "",
+            published: 0,
+            tried_out: 0,
+            earlier: None,
+        };
         let mut evidence = Evidence { active_since: SECOND, active_until: 4 * SECOND, ..Evidence::default() };
         evidence.window_before.at = SECOND;
         evidence.window_after.at = 9 * SECOND;
@@ -340,8 +348,15 @@ mod tests {
 
         evidence.conductor_ns = 9 * MILLISECOND;
         let load = Load { client_cores: vec![1], ..Load::default() };
-        let case =
-            Case { kind: &Kind::Fanout, load: &load, groups: &[], name: "", published: 0, tried_out: 0 };
+        let case = Case {
+            kind: &Kind::Fanout,
+            load: &load,
+            groups: &[],
+            name: "",
+            published: 0,
+            tried_out: 0,
+            earlier: None,
+        };
         let mut report = Report { subscribers: 1, ..Report::default() };
         client_figures(&mut report, &case, &evidence, &[]);
         client(&mut report, &case);

@@ -4,10 +4,11 @@
 //! [`Connection::stall`], [`Connection::resume`], and [`Connection::timed_out`] when `due_ms` is reached.
 //! Outputs: segments to a [`Line`], the return values, and `due_ms` with `level`, the one timer.
 //!
-//! What RFC 9293 asks of an endpoint that opens actively, in these parts only: segments that arrive out of order
-//! are dropped and answered with a duplicate acknowledgment, so the peer sends them again. There is no
-//! congestion control, because a client sends one request; no fast retransmit of it; no urgent data; no option
-//! but the maximum segment size; and no TIME-WAIT, because the table gives each connection another port.
+//! What RFC 9293 asks of an endpoint that opens actively, in these parts only: segments that arrive out of
+//! order are dropped and answered with a duplicate acknowledgment, so the peer sends them again. There is no
+//! congestion control, because a client sends one request; no fast retransmit of it; no urgent data; no
+//! option but the maximum segment size; and no TIME-WAIT, because the table gives each connection another
+//! port.
 
 use super::packet::{Segment, flag};
 
@@ -116,8 +117,8 @@ struct Held {
     outgoing: Vec<u8>,
     /// Arrived while the user does not read.
     kept: Vec<u8>,
-    /// Behind the last byte that the announced window allows the peer, while the user does not read. It does not
-    /// move until the user reads again.
+    /// Behind the last byte that the announced window allows the peer, while the user does not read. It does
+    /// not move until the user reads again.
     edge: u32,
 }
 
@@ -153,6 +154,9 @@ pub(super) struct Connection {
 // A million of them are 48 MB.
 const _: () = assert!(size_of::<Connection>() <= 48);
 
+#[cfg(test)]
+mod tests;
+
 /// Whether `a` is before `b` in a sequence space that wraps.
 fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
@@ -180,8 +184,8 @@ impl Connection {
         *self = Connection { incarnation: self.incarnation.wrapping_add(1), ..Connection::default() };
     }
 
-    /// Queues bytes behind those that were queued before, and sends what the peer's window allows. Nothing is sent
-    /// before the connection is open, or after it was closed.
+    /// Queues bytes behind those that were queued before, and sends what the peer's window allows. Nothing is
+    /// sent before the connection is open, or after it was closed.
     pub(super) fn send(&mut self, now_ms: u32, bytes: &[u8], line: &mut Line<'_>) {
         if self.state != State::Open || bytes.is_empty() {
             return;
@@ -286,7 +290,8 @@ impl Connection {
     fn handle_answer<'p>(&mut self, segment: &Segment<'p>, line: &mut Line<'_>) -> Arrival<'p> {
         let unacceptable = Arrival { oddity: Some(Oddity::Unacceptable), ..Arrival::default() };
         if !segment.has(flag::ACK) || segment.acknowledgment != self.send_next {
-            // An old connection's, or a forgery. With an acknowledgment it is reset, as RFC 9293, 3.10.7.3, asks.
+            // An old connection's, or a forgery. With an acknowledgment it is reset, as RFC 9293, 3.10.7.3,
+            // asks.
             if segment.has(flag::ACK) && !segment.has(flag::RST) {
                 (line.out)(Outgoing {
                     sequence: segment.acknowledgment,
@@ -321,8 +326,8 @@ impl Connection {
         let odd = |oddity| Arrival { oddity: Some(oddity), ..Arrival::default() };
         let offset = segment.sequence.wrapping_sub(self.receive_next);
         if segment.has(flag::RST) {
-            // Only the exact number resets; any other one within the window may be a forgery, and is answered, so
-            // that a true peer can repeat itself (RFC 5961, 3.2).
+            // Only the exact number resets; any other one within the window may be a forgery, and is
+            // answered, so that a true peer can repeat itself (RFC 5961, 3.2).
             if offset == 0 {
                 self.state = State::Free;
                 return Arrival { ended: Some(Ended::Reset), ..Arrival::default() };
@@ -333,7 +338,8 @@ impl Connection {
             return odd(Oddity::Unacceptable);
         }
         if segment.has(flag::SYN) {
-            // Its answer to our SYN, sent again because our acknowledgment is lost; or a forgery (RFC 5961, 4.2).
+            // Its answer to our SYN, sent again because our acknowledgment is lost; or a forgery (RFC 5961,
+            // 4.2).
             self.send_acknowledgment(line);
             return odd(Oddity::Duplicate);
         }
@@ -451,7 +457,8 @@ impl Connection {
         arrival
     }
 
-    /// Sends what is queued and fits into the peer's window, and behind it the FIN of a connection that is closed.
+    /// Sends what is queued and fits into the peer's window, and behind it the FIN of a connection that is
+    /// closed.
     fn transmit(&mut self, now_ms: u32, line: &mut Line<'_>) {
         let queued = self.held.as_ref().map_or(0, |held| held.outgoing.len());
         let sent = self.send_next.wrapping_sub(self.send_acknowledged) as usize;
@@ -473,8 +480,8 @@ impl Connection {
         }
     }
 
-    /// Sends all that is not acknowledged again. Into a window that is closed goes one byte, to ask whether it is
-    /// still closed (RFC 9293, 3.8.6.1).
+    /// Sends all that is not acknowledged again. Into a window that is closed goes one byte, to ask whether
+    /// it is still closed (RFC 9293, 3.8.6.1).
     fn repeat(&mut self, line: &mut Line<'_>) {
         let queued = self.held.as_ref().map_or(0, |held| held.outgoing.len());
         let sent = self.send_next.wrapping_sub(self.send_acknowledged) as usize;
@@ -490,7 +497,8 @@ impl Connection {
         }
     }
 
-    /// Sends queued bytes, counted from the first that is not acknowledged, in segments that the peer accepts.
+    /// Sends queued bytes, counted from the first that is not acknowledged, in segments that the peer
+    /// accepts.
     fn emit_bytes(&mut self, from: usize, to: usize, line: &mut Line<'_>) {
         let Some(held) = self.held.take() else { return };
         let largest = usize::from(self.peer_largest.min(line.largest));

@@ -1,7 +1,7 @@
 //! A TUN device: the packets that the kernel routes to a network of addresses, read and written in batches.
 //!
-//! [`Device::receive`] until it has nothing more, each packet by [`Device::packets`]; [`Device::send`] for what is
-//! to leave. It exists in the network namespace of the thread that opens it, and until it is dropped.
+//! [`Device::receive`] until it has nothing more, each packet by [`Device::packets`]; [`Device::send`] for
+//! what is to leave. It exists in the network namespace of the thread that opens it, and until it is dropped.
 
 use std::fs::File;
 use std::io;
@@ -14,14 +14,15 @@ use super::sys::{self, Batch, Interface};
 
 /// Packets that are read or written in one system call.
 const BATCH: usize = 256;
-/// Of a packet, as of a network card of 1,500 bytes; the kernel hands over several packets of one connection as one.
+/// Of a packet, as of a network card of 1,500 bytes; the kernel hands over several packets of one connection
+/// as one.
 const MTU: u16 = 1_500;
 /// Bytes of a segment that fit into a packet.
 pub(crate) const LARGEST_SEGMENT: u16 = MTU - 40;
 /// Packets that may wait to be read; further ones are lost. The kernel's table of them has at most 4 MiB.
 const QUEUE: u32 = 524_288;
-/// The most that one read brings: the largest IPv4 packet and its header. The odd number of cache lines between the
-/// buffers keeps their beginnings from sharing a few lines of the cache.
+/// The most that one read brings: the largest IPv4 packet and its header. The odd number of cache lines
+/// between the buffers keeps their beginnings from sharing a few lines of the cache.
 const BUFFER: usize = 65_535 + HEADROOM + 55;
 const _: () = assert!(BUFFER.is_multiple_of(64) && BUFFER / 64 % 2 == 1);
 /// The flag of `virtio_net_hdr` for a checksum that is left out.
@@ -122,7 +123,8 @@ impl Device {
         })
     }
 
-    /// Writes all packets and empties the outbox. A packet that the kernel does not take is lost, as on a network.
+    /// Writes all packets and empties the outbox. A packet that the kernel does not take is lost, as on a
+    /// network.
     pub(crate) fn send(&mut self, outbox: &mut Outbox) {
         match &mut self.batch {
             None => {

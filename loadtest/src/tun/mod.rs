@@ -1,7 +1,7 @@
 //! A TCP client in user space over a TUN device: subscribers without kernel sockets.
 //!
-//! The kernel's end of a subscriber is a socket of 4 KB and some system calls for each delivery. Here it is 48 bytes,
-//! and the packets of all subscribers are read and written in batches through one descriptor.
+//! The kernel's end of a subscriber is a socket of 4 KB and some system calls for each delivery. Here it is
+//! 48 bytes, and the packets of all subscribers are read and written in batches through one descriptor.
 //!
 //! - [`packet`] reads and writes IPv4 packets with TCP segments,
 //! - [`connection`] is the state machine of one connection,
@@ -12,6 +12,8 @@
 
 mod connection;
 mod device;
+#[cfg(test)]
+mod kernel_tests;
 mod network;
 mod outbox;
 mod packet;

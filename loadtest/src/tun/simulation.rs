@@ -86,7 +86,8 @@ impl Server {
     fn emit(&mut self, to: (Ipv4Addr, u16), sequence: u32, flags: u8, data: &[u8]) {
         let end = &self.ends[&to];
         let mut packet = Vec::new();
-        let largest = (flags & flag::SYN != 0).then_some(if end.length % 2 == 0 { 300 } else { 1_460 });
+        let largest =
+            (flags & flag::SYN != 0).then_some(if end.length.is_multiple_of(2) { 300 } else { 1_460 });
         Segment {
             source: self.address,
             destination: to,
@@ -291,12 +292,15 @@ struct User {
     closed: bool,
 }
 
+/// When a packet arrives, in which order it was sent, whether to the server.
+type Carried = (u64, u64, bool, Vec<u8>);
+
 struct World {
     stack: Stack,
     server: Server,
     users: BTreeMap<u32, User>,
-    /// Packets under way: when they arrive, in which order they were sent, whether to the server.
-    under_way: BinaryHeap<Reverse<(u64, u64, bool, Vec<u8>)>>,
+    /// Packets under way.
+    under_way: BinaryHeap<Reverse<Carried>>,
     sent: u64,
     /// The right edge of the window that each port was last told to have.
     edges: BTreeMap<(Ipv4Addr, u16), u32>,

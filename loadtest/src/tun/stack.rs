@@ -1,9 +1,10 @@
 //! Many connections to one server: which packet belongs to which, when what is due, and what is to leave.
 //!
-//! The order of calls: [`Stack::handle`] for each packet that arrived, then [`Stack::poll_timeout`] until it has
-//! nothing more, then [`Stack::acknowledge`], and then the [`Outbox`] goes to the device. The commands
-//! ([`Stack::connect`], [`Stack::send`], [`Stack::close`], [`Stack::stall`], [`Stack::resume`]) may come at any time
-//! in between. Nothing here does IO or reads a clock: `now` is in nanoseconds of any clock that does not go back.
+//! The order of calls: [`Stack::handle`] for each packet that arrived, then [`Stack::poll_timeout`] until it
+//! has nothing more, then [`Stack::acknowledge`], and then the [`Outbox`] goes to the device. The commands
+//! ([`Stack::connect`], [`Stack::send`], [`Stack::close`], [`Stack::stall`], [`Stack::resume`]) may come at
+//! any time in between. Nothing here does IO or reads a clock: `now` is in nanoseconds of any clock that does
+//! not go back.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -58,8 +59,8 @@ impl Id {
     }
 }
 
-/// What happened at a connection. After an end by anything but [`Ended::Finished`] the connection is no more, and
-/// its `Id` is ignored.
+/// What happened at a connection. After an end by anything but [`Ended::Finished`] the connection is no more,
+/// and its `Id` is ignored.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Heard<'a> {
     pub(crate) id: Id,
@@ -142,8 +143,8 @@ impl Stack {
         addresses.saturating_mul(PLACES_AN_ADDRESS).min(MOST_PLACES)
     }
 
-    /// Starts a connection. The server may send `window` bytes before they are acknowledged, and so many are kept of a
-    /// connection that does not read. `None`: all ports of all addresses are in use.
+    /// Starts a connection. The server may send `window` bytes before they are acknowledged, and so many are
+    /// kept of a connection that does not read. `None`: all ports of all addresses are in use.
     pub(crate) fn connect(&mut self, now: u64, token: u32, window: u16) -> Option<Id> {
         let place = match self.free.pop_front() {
             Some(place) => place,

@@ -1,5 +1,5 @@
-//! The system calls of the TUN device, and all `unsafe` of this module: each function is a safe wrapper that knows
-//! nothing of packets.
+//! The system calls of the TUN device, and all `unsafe` of this module: each function is a safe wrapper that
+//! knows nothing of packets.
 
 #![allow(unsafe_code)]
 
@@ -36,8 +36,8 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
 }
 
 /// Creates the TUN interface of that name, without blocking reads. It is gone when the file is closed. With
-/// `offload` each packet has a header of `virtio_net_hdr`, and the kernel leaves checksums and the splitting of large
-/// segments to the reader.
+/// `offload` each packet has a header of `virtio_net_hdr`, and the kernel leaves checksums and the splitting
+/// of large segments to the reader.
 pub(super) fn open_tun(name: &str, offload: bool) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -129,7 +129,8 @@ impl Batch {
         Ok(Batch { ring, results: vec![0; most] })
     }
 
-    /// Reads one packet into each buffer, without waiting. Returns for each the length, or the error's negative number.
+    /// Reads one packet into each buffer, without waiting. Returns for each the length, or the error's
+    /// negative number.
     pub(super) fn read<'a>(&mut self, buffers: impl ExactSizeIterator<Item = &'a mut [u8]>) -> &[i32] {
         self.run(buffers.map(|buffer| {
             opcode::Read::new(types::Fixed(0), buffer.as_mut_ptr(), buffer.len() as u32)
@@ -149,8 +150,8 @@ impl Batch {
         }))
     }
 
-    /// The buffers that `entries` point to are borrowed by the callers' arguments, so they live until this returns;
-    /// it returns when the kernel has finished with every one.
+    /// The buffers that `entries` point to are borrowed by the callers' arguments, so they live until this
+    /// returns; it returns when the kernel has finished with every one.
     fn run(&mut self, entries: impl ExactSizeIterator<Item = io_uring::squeue::Entry>) -> &[i32] {
         let count = entries.len();
         assert!(count <= self.results.len(), "a batch has a bound");

@@ -39,8 +39,6 @@ pub(crate) enum Send {
 type Mischief = dyn Fn(usize, usize) -> Vec<Send> + Sync + std::marker::Send;
 
 pub(crate) struct Behaviour {
-    /// Where it listens.
-    pub(crate) listens_on: &'static str,
     pub(crate) framing: Framing,
     /// Line end of the stream.
     pub(crate) newline: &'static str,
@@ -80,12 +78,13 @@ pub(crate) struct Behaviour {
     pub(crate) impatient: bool,
     /// The number of the event at which the server dies.
     pub(crate) dies_at: usize,
+    /// So many streams at most are open; others are refused with 503.
+    pub(crate) most_streams: usize,
 }
 
 impl Default for Behaviour {
     fn default() -> Behaviour {
         Behaviour {
-            listens_on: "127.0.0.1:0",
             framing: Framing::Chunked,
             newline: "\n",
             drip: 0,
@@ -106,6 +105,7 @@ impl Default for Behaviour {
             publish_status: "200 OK",
             impatient: false,
             dies_at: usize::MAX,
+            most_streams: usize::MAX,
         }
     }
 }
@@ -137,7 +137,12 @@ struct Inside {
 
 impl Fake {
     pub(crate) fn start(behaviour: Behaviour) -> Fake {
-        let listener = TcpListener::bind(behaviour.listens_on).unwrap();
+        Fake::start_at("127.0.0.1", behaviour)
+    }
+
+    /// At another address of this machine.
+    pub(crate) fn start_at(host: &str, behaviour: Behaviour) -> Fake {
+        let listener = TcpListener::bind((host, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let inside = Arc::new(Inside {
             behaviour,
@@ -180,6 +185,11 @@ impl Fake {
     /// Subscriptions as they came: heads and bodies.
     pub(crate) fn subscriptions(&self) -> Vec<String> {
         self.inside.subscriptions.lock().unwrap().clone()
+    }
+
+    /// Subscriptions that it was asked for.
+    pub(crate) fn subscribed(&self) -> usize {
+        self.inside.joined.load(Ordering::SeqCst)
     }
 
     /// Runs the load test against it; `arguments` start with the scenario.
@@ -232,6 +242,14 @@ pub(crate) fn verdict(output: &Output, file: &std::path::Path) -> Verdict {
         complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
         json: serde_json::from_str(&text).unwrap(),
     }
+}
+
+/// Whether the other end of a stream has gone.
+fn is_closed(socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let gone = !matches!(socket.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    socket.set_nonblocking(false).unwrap();
+    gone
 }
 
 impl Inside {
@@ -303,6 +321,13 @@ impl Inside {
             "{hints}HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{encoding}{framing}\r\n"
         );
         let mut state = self.state.lock().unwrap();
+        if self.behaviour.most_streams < usize::MAX {
+            state.1.iter_mut().for_each(|slot| _ = slot.take_if(|(_, body)| is_closed(&body.socket)));
+            if state.1.iter().flatten().count() >= self.behaviour.most_streams {
+                let _ = socket.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+                return;
+            }
+        }
         let number = self.joined.fetch_add(1, Ordering::SeqCst);
         if socket.write_all(head.as_bytes()).is_err() {
             return;

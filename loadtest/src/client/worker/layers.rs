@@ -14,9 +14,9 @@ const COMPRESSED_BYTES: usize = 1024;
 
 impl<T: Transport> Worker<'_, T> {
     /// Bytes came on a connection: of HTTP, or of TLS with HTTP in it.
-    pub(super) fn received(&mut self, index: usize, mut bytes: &[u8]) -> Outcome<()> {
+    pub(super) fn arrived(&mut self, index: usize, mut bytes: &[u8]) -> Outcome<()> {
         let Some(mut tls) = self.subscribers[index].rare.as_mut().and_then(|rare| rare.tls.take()) else {
-            return self.http_received(index, bytes);
+            return self.received(index, bytes);
         };
         let generation = self.subscribers[index].generation;
         let mut plain = std::mem::take(&mut self.plain);
@@ -27,7 +27,7 @@ impl<T: Transport> Worker<'_, T> {
         if let Some(rare) = &mut self.subscribers[index].rare {
             rare.tls = Some(tls);
         }
-        let result = if plain.is_empty() { Ok(()) } else { self.http_received(index, &plain) };
+        let result = if plain.is_empty() { Ok(()) } else { self.received(index, &plain) };
         self.plain = plain;
         result?;
         // What came may have ended the stream.

@@ -143,7 +143,7 @@ impl Worker<'_, Sockets> {
             match sys::receive(socket.as_raw_fd(), buffer) {
                 Ok(0) => return self.ended(index, "it was closed"),
                 Ok(length) => {
-                    self.received(index, &buffer[..length])?;
+                    self.arrived(index, &buffer[..length])?;
                     // A short read took all there was, unless the end was notified together with it.
                     if length < READ_BYTES && !event.is_read_closed() {
                         return Ok(());

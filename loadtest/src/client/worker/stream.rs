@@ -20,7 +20,7 @@ use crate::sse::TooLong;
 
 impl<T: Transport> Worker<'_, T> {
     /// Bytes of HTTP came.
-    pub(super) fn http_received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
+    pub(super) fn received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
         self.recorder.observations.bytes += bytes.len() as u64;
         if self.subscribers[index].state == State::Open {
             return self.body(index, bytes);

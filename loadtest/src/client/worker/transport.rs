@@ -29,10 +29,11 @@ pub(super) struct Turn {
     pub(super) told: bool,
 }
 
-/// A transport must hold the connections of one worker, by the places of their subscribers, one for each at most.
+/// A transport must hold the connections of one worker, by the places of their subscribers, one for each at
+/// most.
 ///
-/// [`Self::turn`] tells the worker what happened, by its methods `ask`, `received`, `not_opened` and `ended`; all
-/// other methods only do what they say. A connection that was closed is not heard of again.
+/// [`Self::turn`] tells the worker what happened, by its methods `ask`, `received`, `not_opened` and `ended`;
+/// all other methods only do what they say. A connection that was closed is not heard of again.
 pub(super) trait Transport: Sized {
     /// Is called by the worker's own thread, and watches the waker.
     fn new(index: usize, plan: &Plan, control: &Control, subscribers: usize) -> io::Result<Self>;

@@ -194,7 +194,7 @@ impl Worker<'_, Tun> {
             self.ask(index)?;
         }
         if current(self) && !heard.data.is_empty() {
-            self.received(index, heard.data)?;
+            self.arrived(index, heard.data)?;
         }
         match heard.ended {
             Some(ended) if current(self) => self.connection_over(index, ended),

@@ -9,6 +9,7 @@ use crate::failure::{Failure, Outcome};
 use crate::publish::{Pace, Publisher};
 use crate::scenario::options::{Idle, Listen, Storm};
 use crate::scenario::run::progress;
+use crate::scenario::stages::streams_at;
 
 impl Conductor<'_> {
     pub(super) fn idle(&mut self, idle: &Idle) -> Outcome<()> {
@@ -49,9 +50,50 @@ impl Conductor<'_> {
         while clock::now() < end && !(listen.once && self.crowd()?.over() + self.crowd()?.failed() >= all) {
             self.rest((end - clock::now().min(end)).min(20 * MILLISECOND))?;
             bar.set_position((clock::now() - begin) / SECOND);
+            self.watch.show(&bar);
         }
         bar.finish_and_clear();
         self.evidence.active(clock::now());
+        Ok(())
+    }
+
+    /// Events are published while the number of streams follows the stages.
+    pub(super) fn stages(&mut self) -> Outcome<()> {
+        /// Between two changes of the number.
+        const STEP: u64 = 20 * MILLISECOND;
+        let publishers = self.publishers()?;
+        let begin = clock::now();
+        self.evidence.stages_since = Some(begin);
+        let mut due = begin;
+        self.attend(publishers, self.count, |this| {
+            let now = clock::now();
+            if now >= due {
+                due = now + STEP;
+                this.follow_stages(now - begin)?;
+            }
+            Ok(())
+        })?;
+        // The last event may be due long before the end of the last stage.
+        let end = begin + nanoseconds(self.load.duration);
+        while clock::now() < end {
+            self.follow_stages(clock::now() - begin)?;
+            self.rest((end - clock::now().min(end)).min(STEP))?;
+        }
+        self.admit(self.load.streams_at_end())
+    }
+
+    fn follow_stages(&mut self, after: u64) -> Outcome<()> {
+        let stages = &self.load.stages;
+        // The stream that is there before the first stage need not leave for its first moment.
+        let is_first = stages.first().is_some_and(|stage| after < nanoseconds(stage.over));
+        self.admit(streams_at(stages, after).max(u64::from(is_first)))
+    }
+
+    fn admit(&mut self, subscribers: u64) -> Outcome<()> {
+        if self.wanted != subscribers {
+            self.wanted = subscribers;
+            self.crowd()?.tell(|| Command::Admit { subscribers });
+        }
         Ok(())
     }
 

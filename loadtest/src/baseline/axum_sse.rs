@@ -15,11 +15,9 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use crate::failure::{Failure, Outcome};
 
-/// Events that a slow subscriber may be behind.
-const CAPACITY: usize = 1024;
-
-pub(super) fn serve(listener: TcpListener) -> Outcome<()> {
-    let failed = |error| Failure::new(format!("tokio: {error}"));
+/// Serves; a slow subscriber may be `queue` events behind.
+pub(super) fn serve(listener: TcpListener, queue: usize) -> Outcome<()> {
+    let failed = |error| Failure::new(format!("axum-sse: {error}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
         listener.set_nonblocking(true).map_err(failed)?;
@@ -30,7 +28,7 @@ pub(super) fn serve(listener: TcpListener) -> Outcome<()> {
         });
         let router = Router::new()
             .route("/events/{topic}", get(subscribe).post(publish))
-            .with_state(channel::<String>(CAPACITY).0);
+            .with_state(channel::<String>(queue).0);
         axum::serve(listener, router).await.map_err(failed)
     })
 }

@@ -1,7 +1,9 @@
 // The tutorial's event stream server, turned into a fan-out: GET subscribes, POST publishes its body.
 const http = require('node:http');
 
-const port = Number(process.argv[1]);
+const port = Number(process.argv[2]);
+// Bytes that a slow subscriber may be behind.
+const queue = 1 << 20;
 const streams = new Set();
 
 const server = http.createServer((request, response) => {
@@ -17,7 +19,10 @@ const server = http.createServer((request, response) => {
   request.on('end', () => {
     const data = Buffer.concat(pieces).toString().split('\n').map((line) => `data: ${line}\n`).join('');
     const frame = Buffer.from(`${data}\n`);
-    for (const stream of streams) stream.write(frame);
+    for (const stream of streams) {
+      if (stream.writableLength > queue) stream.destroy();
+      else stream.write(frame);
+    }
     response.writeHead(200, { 'Content-Length': 0 }).end();
   });
 });

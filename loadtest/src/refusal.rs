@@ -12,7 +12,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::contender::all_contenders;
+use crate::baseline::InFull;
+use crate::compare::{Wanted, all_contenders};
 use crate::failure::{Failure, Outcome};
 use crate::report::figure;
 use crate::sample::{self, Server, kernel};
@@ -41,6 +42,9 @@ pub(crate) struct Refusal {
     /// The fanfare server's binary, to see where that stops
     #[arg(long, value_name = "FILE")]
     fanfare: Option<PathBuf>,
+    /// Change a setting, as in `compare`
+    #[arg(long, value_name = "NAME.KEY=VALUE", allow_hyphen_values = true)]
+    set: Vec<String>,
     /// Write every figure to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -58,7 +62,9 @@ struct Limit {
 #[derive(Serialize)]
 pub(crate) struct Stop {
     name: String,
+    version_of_program: Option<String>,
     settings: String,
+    settings_in_full: InFull,
     machine: String,
     /// Streams that were open at the end.
     held: u64,
@@ -73,14 +79,15 @@ pub(crate) struct Stop {
 
 impl Refusal {
     pub(crate) fn run(self) -> Outcome<Stop> {
-        let all = all_contenders(self.fanfare.as_deref(), None, None, 1);
+        let wanted = Wanted { fanfare: self.fanfare.as_deref(), fanfare_axum: None, set: &self.set };
+        let all = all_contenders(wanted)?;
         let names = all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", ");
         let found = all.into_iter().find(|(name, _)| *name == self.contender);
         let unknown =
             || Failure::new(format!("there is no contender `{}`; there are {names}", self.contender));
         let contender = found.ok_or_else(unknown)?.1?;
         let running = contender.start(&[])?;
-        let mut load = crate::scenario::Load { server: contender.dialect, ..Default::default() };
+        let mut load = crate::scenario::Load { server: contender.settings.dialect, ..Default::default() };
         running.aim(&mut load);
         let template = load.templates()?.subscribe;
         let mut request = Vec::new();
@@ -102,7 +109,9 @@ impl Refusal {
         let grown = full.zip(user).map(|(after, before)| after.saturating_sub(before));
         let stop = Stop {
             name: contender.name,
-            settings: contender.settings,
+            version_of_program: contender.version,
+            settings_in_full: contender.settings.in_full(),
+            settings: contender.settings.sentence(),
             machine: sample::machine(),
             held,
             refused,

@@ -1,0 +1,74 @@
+//! What becomes of the figures of a run beside the terminal: files, and the metrics endpoint.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::exporter::Exporter;
+use crate::failure::{Failure, Outcome};
+use crate::report::{Earlier, HistogramLog, Report, csv, junit, junit_before, run_page};
+use crate::scenario::Load;
+use crate::watch::{Wants, Watch};
+
+/// Where the figures of one run go. They are beside the settings, because they do not change what is measured.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Outputs {
+    /// Write a page with the figures and plots, which needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the time series, a line for each second: open streams, events, deliveries, latency
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write the latencies of each second as a log of HdrHistogram, which its tools read and add up
+    #[arg(long, value_name = "FILE")]
+    hlog: Option<PathBuf>,
+    /// Write the verdict and the thresholds as JUnit's XML for a build server
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Serve the figures so far at http://ADDRESS/metrics for Prometheus while the run lasts
+    #[arg(long, value_name = "ADDRESS")]
+    prometheus: Option<SocketAddr>,
+    /// Compare with the result of an earlier run, a file that --json wrote
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// Print the requests that would be sent, with everything that is secret in them, and start nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+impl Outputs {
+    /// Everything that is to see the run from its start. Files are created now, so that a wrong name ends the
+    /// run before it has begun.
+    pub(crate) fn begin(&self, load: &Load) -> Outcome<Watch> {
+        for path in [&self.html, &self.csv].into_iter().flatten() {
+            write(path, "")?;
+        }
+        if let Some(path) = &self.junit {
+            write(path, &junit_before())?;
+        }
+        Ok(Watch::new(Wants {
+            earlier: self.against.as_deref().map(Earlier::read).transpose()?,
+            log: self.hlog.as_deref().map(HistogramLog::create).transpose()?,
+            exporter: self.prometheus.map(Exporter::start).transpose()?,
+            keeps_percentiles: self.csv.is_some() || self.html.is_some(),
+            shows_line: Wants::on_terminal(load.quiet),
+        }))
+    }
+
+    /// Writes the files of a run that is over.
+    pub(crate) fn write(&self, report: &Report) -> Outcome<()> {
+        for (path, text) in
+            [(&self.html, run_page as fn(&Report) -> String), (&self.csv, csv), (&self.junit, junit)]
+        {
+            if let Some(path) = path {
+                write(path, &text(report))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write(path: &Path, text: &str) -> Outcome<()> {
+    std::fs::write(path, text).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
+}
