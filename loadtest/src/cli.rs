@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::baseline::Serve;
 use crate::compare::Compare;
+use crate::distributed::{Agent, Watch};
 use crate::failure::Outcome;
 use crate::find::Find;
 use crate::outputs::Outputs;
@@ -59,7 +60,7 @@ pub(crate) enum Command {
     /// A small topic beside a big broadcast
     Mixed(Box<With<Mixed>>),
     /// Run a scenario file
-    Run(RunFile),
+    Run(Box<RunFile>),
     /// Raise streams or the rate step by step until a threshold fails: what the server holds
     Find(Box<Find>),
     /// A scenario over several servers: table, JSON, and a page with plots
@@ -68,6 +69,10 @@ pub(crate) enum Command {
     Refusal(Refusal),
     /// Run a server to compare with, in the foreground
     Baseline(Serve),
+    /// Hold subscribers on this machine for a run that is conducted elsewhere (--agents)
+    Agent(Box<Agent>),
+    /// Tell the CPU and the memory of a server on this machine to a run elsewhere (--server-watch)
+    Watch(Box<Watch>),
 }
 
 /// Options beside a scenario file.
@@ -81,6 +86,15 @@ pub(crate) struct RunFile {
     /// The server's process
     #[arg(long)]
     server_pid: Option<u32>,
+    /// The load machines
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', requires = "token")]
+    agents: Vec<String>,
+    /// Where the server's machine tells its CPU and memory
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "server_pid", requires = "token")]
+    server_watch: Option<String>,
+    /// The secret of the two, or @FILE
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
     /// Write every figure to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -106,6 +120,10 @@ pub(crate) enum Task {
     Refusal(Refusal),
     /// Be a server.
     Baseline(Serve),
+    /// Be a load machine.
+    Agent(Box<Agent>),
+    /// Look at a server.
+    Watch(Box<Watch>),
 }
 
 impl Command {
@@ -124,10 +142,17 @@ impl Command {
             Command::Compare(compare) => return Ok(Task::Compare(compare)),
             Command::Refusal(refusal) => return Ok(Task::Refusal(refusal)),
             Command::Baseline(serve) => return Ok(Task::Baseline(serve)),
+            Command::Agent(agent) => return Ok(Task::Agent(agent)),
+            Command::Watch(watch) => return Ok(Task::Watch(watch)),
             Command::Run(run) => {
                 let (kind, mut load) = read(&run.file)?;
                 load.url = run.url.or(load.url);
                 load.server_pid = run.server_pid.or(load.server_pid);
+                load.server_watch = run.server_watch.or(load.server_watch);
+                load.token = run.token.or(load.token);
+                if !run.agents.is_empty() {
+                    load.agents = run.agents;
+                }
                 load.json = run.json.or(load.json);
                 load.quiet |= run.quiet;
                 load.fail_if.extend(run.fail_if);

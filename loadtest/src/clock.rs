@@ -2,6 +2,7 @@
 //! travels inside the events and has to mean the same in every thread. Only the date of a report is the
 //! calendar's.
 
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::sys;
@@ -11,9 +12,30 @@ pub(crate) const SECOND: u64 = 1_000_000_000;
 /// A millisecond in the unit of this module.
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 
+/// What a test makes this machine's clock differ by: nanoseconds, how many it gains in a second, and since
+/// when.
+static AHEAD: AtomicI64 = AtomicI64::new(0);
+static GAINS: AtomicI64 = AtomicI64::new(0);
+static SINCE: AtomicU64 = AtomicU64::new(0);
+
+/// For tests: from here on the clock is ahead, and gains millionths. To be called before anything else.
+pub(crate) fn skew(ahead_ns: i64, gains_ppm: i64) {
+    SINCE.store(sys::monotonic_ns(), Ordering::Relaxed);
+    AHEAD.store(ahead_ns, Ordering::Relaxed);
+    GAINS.store(gains_ppm * 1_000, Ordering::Relaxed);
+}
+
 /// Now.
 pub(crate) fn now() -> u64 {
-    sys::monotonic_ns()
+    let now = sys::monotonic_ns();
+    let ahead = AHEAD.load(Ordering::Relaxed);
+    match GAINS.load(Ordering::Relaxed) {
+        0 => now.wrapping_add_signed(ahead),
+        gains => {
+            let since = i128::from(now.saturating_sub(SINCE.load(Ordering::Relaxed)));
+            now.wrapping_add_signed(ahead + (since * i128::from(gains) / i128::from(SECOND)) as i64)
+        }
+    }
 }
 
 /// Date and time of now, UTC, as RFC 3339 has it.
@@ -24,8 +46,8 @@ pub(crate) fn utc() -> String {
 /// From seconds since 1970 to a date of the Gregorian calendar.
 fn date_of(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years begin in March here, so that a leap day is the last one of its year; 1970 began 719,468 days after
-    // the first March of year 0. An era is 400 years.
+    // Years begin in March here, so that a leap day is the last one of its year; 1970 began 719,468 days
+    // after the first March of year 0. An era is 400 years.
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -40,7 +62,10 @@ fn date_of(seconds: u64) -> String {
 /// Sleeps until a time, or until Ctrl-C.
 pub(crate) fn sleep_until(when: u64) {
     while now() < when && !sys::interrupted() {
-        sys::sleep_until_ns(when);
+        // The kernel's own clock, which a test does not change.
+        let ahead = now().wrapping_sub(sys::monotonic_ns());
+        let skewed = AHEAD.load(Ordering::Relaxed) != 0 || GAINS.load(Ordering::Relaxed) != 0;
+        sys::sleep_until_ns(if skewed { when.wrapping_sub(ahead) } else { when });
     }
 }
 

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::OnceLock;
 
+use serde::{Deserialize, Serialize};
+
 use crate::sample;
 
 /// Counters of all cores at one time.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Cores {
     /// By core: ticks that the hypervisor gave to others, and all ticks.
     ticks: BTreeMap<usize, (u64, u64)>,

@@ -10,6 +10,7 @@ mod client;
 mod clock;
 mod compare;
 mod cores;
+mod distributed;
 mod exporter;
 mod failure;
 mod find;
@@ -68,6 +69,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Task::Baseline(serve) => baseline::serve(&serve).map(|()| ExitCode::SUCCESS),
+        Task::Agent(agent) => agent.serve().map(|()| ExitCode::SUCCESS),
+        Task::Watch(watch) => watch.serve().map(|()| ExitCode::SUCCESS),
     });
     match result {
         Ok(code) => code,

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cores::Cores;
 use crate::failure::{Failure, Outcome};
 use crate::sys;
@@ -14,7 +16,7 @@ pub(crate) struct Server {
 }
 
 /// What the scheduler has counted so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Cpu {
     /// By process, in nanoseconds. It includes threads that have ended, and the kernel's workers for a ring.
     ran: HashMap<u32, u64>,
@@ -162,7 +164,7 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 }
 
 /// Kernel memory of the whole machine; differences of it are what connections cost, ours included.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Kernel {
     pub(crate) slab: u64,
     pub(crate) stacks_and_tables: u64,

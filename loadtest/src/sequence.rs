@@ -1,9 +1,9 @@
 //! The bookkeeping of deliveries: per subscriber which sequence numbers came, and what that adds up to.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What was wrong, over all subscribers of a group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Faults {
     /// Published and never delivered.
     pub(crate) lost: u64,

@@ -35,7 +35,28 @@ struct OwnUrl {
     tls_name: Option<ServerName<'static>>,
 }
 
+/// URLs and values of the subscribers, in turn.
+#[derive(Clone, Default)]
+pub(crate) struct Lists {
+    pub(crate) urls: Option<Vec<String>>,
+    pub(crate) values: Option<Vec<String>>,
+}
+
+impl Lists {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// One cannot be read or is empty.
+    pub(crate) fn read(urls: Option<&Path>, values: Option<&Path>) -> Outcome<Lists> {
+        Ok(Lists {
+            urls: urls.map(|path| lines_of("--subscribe-urls", path)).transpose()?,
+            values: values.map(|path| lines_of("--values", path)).transpose()?,
+        })
+    }
+}
+
 /// What makes up the requests.
+#[cfg(test)]
 pub(crate) struct Sources<'a> {
     pub(crate) template: &'a Template,
     pub(crate) names: &'a Arc<Vec<String>>,
@@ -48,21 +69,35 @@ pub(crate) struct Sources<'a> {
 }
 
 impl Subscriptions {
-    /// Reads the files, looks up the hosts, and tries one request.
+    /// Reads the files, and goes on as [`Self::of`].
+    #[cfg(test)]
+    fn new(sources: &Sources<'_>) -> Outcome<Subscriptions> {
+        let lists = Lists::read(sources.urls, sources.values)?;
+        Subscriptions::of(sources.template, sources.names, lists, sources.connect_to)
+    }
+
+    /// Looks up the hosts, and tries one request. `connect_to` is where to connect in place of the host of
+    /// the URL.
     ///
     /// # Errors
-    /// A file cannot be read or is empty, a URL is none, or a host is not known.
-    pub(crate) fn new(sources: &Sources<'_>) -> Outcome<Subscriptions> {
+    /// A URL is none, or a host is not known.
+    pub(crate) fn of(
+        template: &Template,
+        names: &Arc<Vec<String>>,
+        lists: Lists,
+        connect_to: &[String],
+    ) -> Outcome<Subscriptions> {
+        let has_values = lists.values.is_some();
         let mut subscriptions = Subscriptions {
-            template: sources.template.clone(),
-            names: sources.names.clone(),
-            tls_name: sources.template.tls_name()?,
+            template: template.clone(),
+            names: names.clone(),
+            tls_name: template.tls_name()?,
             urls: Vec::new(),
-            values: sources.values.map(|path| lines_of("--values", path)).transpose()?.unwrap_or_default(),
+            values: lists.values.unwrap_or_default(),
             targets: Vec::new(),
         };
         let asks_for_values = subscriptions.template.contains("{value}");
-        if asks_for_values != sources.values.is_some() {
+        if asks_for_values != has_values {
             let text = if asks_for_values {
                 "the subscription has {value} in it: give a file of them with --values"
             } else {
@@ -70,16 +105,14 @@ impl Subscriptions {
             };
             return Err(Failure::new(text));
         }
-        for address in sources.connect_to {
+        for address in connect_to {
             let url = Url::parse(&format!("http://{address}/"))
                 .map_err(|_| Failure::new(format!("--connect-to {address}: write host:port")))?;
             subscriptions.targets.push(url.resolve()?);
         }
         let has_targets = !subscriptions.targets.is_empty();
         let mut known: HashMap<String, usize> = HashMap::new();
-        for url in
-            sources.urls.map(|path| lines_of("--subscribe-urls", path)).transpose()?.unwrap_or_default()
-        {
+        for url in lists.urls.unwrap_or_default() {
             let parsed = Url::parse(&url)?;
             let tls_name = parsed.tls_name()?;
             let target = match known.get(&parsed.authority) {
@@ -245,7 +278,6 @@ mod tests {
         let nowhere = Path::new("/nowhere");
         assert!(told(&Sources { values: Some(nowhere), ..sources }).contains("--values /nowhere"));
         let empty = file("empty", "\n\n");
-        assert!(told(&Sources { urls: Some(&empty), ..sources }).contains("{value}"));
         let values = file("one", "a\n");
         let sources = Sources { values: Some(&values), ..sources };
         assert!(told(&Sources { urls: Some(&empty), ..sources }).contains("no lines"));

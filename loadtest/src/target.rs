@@ -71,7 +71,7 @@ impl Url {
 /// A request with placeholders in it: `{topic}`, `{topics:SEPARATOR}`, `{seq}`, `{data}`, the data escaped for JSON
 /// as `{data:json}` and for a form or a URL as `{data:url}`, and for subscriptions `{subscriber}`, `{value}` and
 /// `{last_event_id}`. Other braces are plain text, so JSON needs no escaping.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Template {
     pub(crate) method: String,
     pub(crate) url: String,

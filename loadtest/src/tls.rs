@@ -25,6 +25,11 @@ impl Tls {
     /// # Errors
     /// The file has no certificate, or there is none at all.
     pub(crate) fn new(authorities: Option<&Path>, insecure: bool) -> Outcome<Tls> {
+        Tls::trusting(authorities.map(pem).transpose()?.as_deref(), insecure)
+    }
+
+    /// The same with the text of the file.
+    pub(crate) fn trusting(authorities: Option<&str>, insecure: bool) -> Outcome<Tls> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -35,11 +40,10 @@ impl Tls {
         } else {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if let Some(path) = authorities {
-                let failed = |text: String| Failure::new(format!("--ca {}: {text}", path.display()));
-                let found = CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?;
+            if let Some(text) = authorities {
+                let failed = |text: String| Failure::new(format!("--ca: {text}"));
                 let before = roots.len();
-                for certificate in found {
+                for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
                     let certificate = certificate.map_err(|error| failed(error.to_string()))?;
                     roots.add(certificate).map_err(|error| failed(error.to_string()))?;
                 }
@@ -75,6 +79,17 @@ impl Tls {
         ClientConnection::new(self.0.clone(), host.clone())
             .map_err(|error| Failure::new(format!("TLS: {error}")))
     }
+}
+
+/// The text of a file with certificates.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn pem(path: &Path) -> Outcome<String> {
+    let failed = |error: io::Error| Failure::new(format!("--ca {}: {error}", path.display()));
+    let bytes = std::fs::read(path).map_err(failed)?;
+    // Beside the certificates there may be text in any encoding.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The name that a certificate has to have, for the host of a URL.

@@ -1,9 +1,9 @@
 //! What the `id` fields of a server are good for: are they there, does each name one event, and do they rise?
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What was seen of ids.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct IdFigures {
     /// Deliveries whose event had an id of its own.
     pub(crate) with: u64,
@@ -58,6 +58,26 @@ impl EventId {
     pub(crate) fn of(id: &[u8]) -> EventId {
         let (beginning, number) = take_apart(id).unwrap_or((id, 0));
         EventId { hash: hash(id).max(1), beginning: hash(beginning) as u32, number }
+    }
+
+    /// Bytes of [`Self::to_bytes`].
+    pub(super) const BYTES: usize = 20;
+
+    /// For another machine.
+    pub(super) fn to_bytes(self) -> [u8; EventId::BYTES] {
+        let mut bytes = [0; EventId::BYTES];
+        bytes[..8].copy_from_slice(&self.hash.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.number.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.beginning.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<EventId> {
+        Some(EventId {
+            hash: u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?),
+            number: u64::from_le_bytes(bytes.get(8..16)?.try_into().ok()?),
+            beginning: u32::from_le_bytes(bytes.get(16..20)?.try_into().ok()?),
+        })
     }
 
     pub(crate) fn is_none(self) -> bool {

@@ -4,21 +4,27 @@ mod ids;
 mod observations;
 mod series;
 mod subscriber;
+mod transfer;
 mod worker;
 mod zipf;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use serde::{Deserialize, Serialize};
+
 pub(crate) use ids::IdFigures;
-pub(crate) use observations::{Observations, ThreadObservations, Timings, record, timings};
+pub(crate) use observations::{Observations, Spread, ThreadObservations, Timings, record, timings};
 pub(crate) use series::{Second, Series};
 pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
 
 pub(crate) use zipf::Zipf;
 
+use crate::distributed::Offset;
 use crate::failure::{Failure, Outcome};
+use crate::sample;
 use crate::sequence::Faults;
 use crate::sources::Sources;
 use crate::subscription::Subscriptions;
@@ -74,10 +80,12 @@ pub(crate) struct Plan {
     /// Streams may be compressed.
     pub(crate) accepts_gzip: bool,
     pub(crate) groups: Vec<Group>,
-    /// Subscribers, the first ones by their numbers, that open their streams at the start; the others wait for
-    /// [`Command::Admit`].
+    /// Subscribers, the first ones by their numbers, that open their streams at the start; the others wait
+    /// for [`Command::Admit`].
     pub(crate) admitted: usize,
+    /// Threads of the whole run, and of these this machine's own.
     pub(crate) threads: usize,
+    pub(crate) own_threads: Range<usize>,
     pub(crate) cores: Vec<usize>,
     pub(crate) sources: Sources,
     /// Connections are this program's own, over TUN devices; `None`: they are the kernel's.
@@ -99,8 +107,10 @@ pub(crate) struct Plan {
     pub(crate) run: u32,
     /// Sequence numbers at which a new latency histogram begins; what is below the first is not measured.
     pub(crate) phases: Vec<u64>,
-    /// When the run began.
+    /// When the run began, on the publisher's clock.
     pub(crate) start: u64,
+    /// From this machine's clock to the publisher's.
+    pub(crate) offset: Arc<Offset>,
     /// Events that are not this run's are judged, too.
     pub(crate) listens: bool,
     /// A stream that ends is opened again.
@@ -118,6 +128,12 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn subscribers(&self) -> usize {
         self.groups.iter().map(|group| group.subscribers).sum()
+    }
+
+    /// The place of a subscriber's number among those of this machine.
+    fn own_number(&self, number: usize) -> usize {
+        let (turn, thread) = (number / self.threads, number % self.threads);
+        turn * self.own_threads.len() + thread.saturating_sub(self.own_threads.start)
     }
 
     /// Group and topics of a subscriber's number.
@@ -193,13 +209,24 @@ struct Control {
 }
 
 /// What the subscribers of a run that is under way have seen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SeenSoFar {
     /// Of all deliveries that are measured, without those to subscribers that stall on purpose; in a run that
     /// listens the time between two events of a stream.
+    #[serde(with = "transfer")]
     pub(crate) latency: Timings,
     /// What is lost shows at the end only.
     pub(crate) faults: Faults,
+}
+
+impl SeenSoFar {
+    /// Both together.
+    pub(crate) fn with(mut self, other: SeenSoFar) -> SeenSoFar {
+        // It grows as far as the other, so adding cannot fail.
+        let _ = self.latency.add(&other.latency);
+        self.faults.add(other.faults);
+        self
+    }
 }
 
 const NO_ANSWER: u64 = u64::MAX;
@@ -250,7 +277,7 @@ impl Crowd {
             failure: Mutex::new(None),
         });
         let mut controls = Vec::new();
-        for _ in 0..plan.threads {
+        for _ in plan.own_threads.clone() {
             controls.push(Arc::new(Control {
                 commands: Mutex::default(),
                 waker: Waker::new().map_err(failed)?,
@@ -267,7 +294,7 @@ impl Crowd {
             }));
         }
         let mut handles = Vec::new();
-        for (index, control) in controls.iter().enumerate() {
+        for (index, control) in plan.own_threads.clone().zip(&controls) {
             let (plan, common, control) = (plan.clone(), common.clone(), control.clone());
             let spawned = std::thread::Builder::new()
                 .name(format!("crowd-{index}"))
@@ -344,12 +371,7 @@ impl Crowd {
             return None;
         }
         let answers = self.controls.iter().filter_map(|control| lock(&control.seen).take());
-        answers.reduce(|mut all, one| {
-            // It grows as far as the other, so adding cannot fail.
-            let _ = all.latency.add(&one.latency);
-            all.faults.add(one.faults);
-            all
-        })
+        answers.reduce(SeenSoFar::with)
     }
 
     /// Streams that were opened so far, reopened ones again.
@@ -357,9 +379,15 @@ impl Crowd {
         self.sum(|control| &control.opened)
     }
 
-    /// The kernel's numbers of the threads.
-    pub(crate) fn threads(&self) -> Vec<i32> {
-        self.controls.iter().map(|control| control.thread.load(Ordering::Relaxed)).collect()
+    /// How long each thread ran and waited for a core so far.
+    pub(crate) fn schedule(&self) -> Vec<(u64, u64)> {
+        let threads = self.controls.iter().map(|control| control.thread.load(Ordering::Relaxed));
+        threads.map(|thread| sample::schedule(thread).unwrap_or((0, 0))).collect()
+    }
+
+    /// User memory of this process.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        sample::own_bytes()
     }
 
     pub(crate) fn stage(&self, stage: Stage) {

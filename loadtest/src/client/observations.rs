@@ -1,14 +1,17 @@
 //! What a worker writes down, and how what several have written down is added up.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::ids::{self, EventId, IdFigures};
 use super::series::Series;
 use super::subscriber::{NOTHING_OWED, State, Subscriber};
-use super::{Plan, SeenSoFar};
+use super::{Plan, SeenSoFar, transfer};
 use crate::clock;
+use crate::distributed::Offset;
 use crate::failure::excerpt;
 use crate::sequence::{Faults, Seen, Sequence};
 use crate::sse::{Event, Sink};
@@ -64,23 +67,27 @@ pub(crate) struct Spread {
     pub(crate) id: EventId,
 }
 
-/// Everything that was seen.
+/// Everything that was seen. It can be sent to another machine; the spreads go by themselves.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Observations {
     /// Per phase and group: `phase * groups + group`.
+    #[serde(with = "transfer::several")]
     pub(crate) latency: Vec<Timings>,
     /// Per group.
     pub(crate) faults: Vec<Faults>,
     /// Per watched topic, per sequence number.
+    #[serde(skip)]
     pub(crate) spreads: Vec<Vec<Spread>>,
     /// Deliveries, repeated ones not counted.
     pub(crate) deliveries: u64,
     /// Deliveries that were measured.
     pub(crate) measured: u64,
-    /// First intended time and last arrival among the measured.
+    /// First intended time and last arrival among the measured, on the publisher's clock.
     pub(crate) first_intended: u64,
     pub(crate) last_intended: u64,
     pub(crate) last_arrival: u64,
     /// From the start of a connect to the end of the response head.
+    #[serde(with = "transfer")]
     pub(crate) opening: Timings,
     pub(crate) opened: u64,
     /// Streams that ended without our doing; of these, in the middle of something.
@@ -113,17 +120,22 @@ pub(crate) struct Observations {
     pub(crate) series: Series,
     /// Of events that are not this run's: from the request to the first one of a stream, from one to the
     /// next, and, where a stream ended, from the request to the last one.
+    #[serde(with = "transfer")]
     pub(crate) first_event: Timings,
+    #[serde(with = "transfer")]
     pub(crate) gap: Timings,
+    #[serde(with = "transfer")]
     pub(crate) last_event: Timings,
     pub(crate) threads: Vec<ThreadObservations>,
 }
 
 /// How a client thread fared in the measured window.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct ThreadObservations {
     /// Processor time used since the window began.
     pub(crate) cpu_ns: u64,
     /// How long a batch of notifications kept the loop: what came meanwhile waited so long at most.
+    #[serde(with = "transfer")]
     pub(crate) loop_delay: Timings,
 }
 
@@ -132,7 +144,10 @@ pub(crate) struct Recorder {
     pub(super) observations: Observations,
     groups: usize,
     run: u32,
+    /// On this machine's clock.
     start: u64,
+    /// To the publisher's clock.
+    offset: Arc<Offset>,
     phases: Vec<u64>,
     watched: u32,
     /// Other events than this run's are judged, too.
@@ -185,7 +200,8 @@ impl Recorder {
             },
             groups,
             run: plan.run,
-            start: plan.start,
+            start: clock::now(),
+            offset: plan.offset.clone(),
             phases: plan.phases.clone(),
             watched,
             listens: plan.listens,
@@ -314,7 +330,8 @@ impl Recorder {
             Some(_) => observations.ids.with += 1,
             None => observations.ids.without += 1,
         }
-        let latency = now.saturating_sub(stamp.intended);
+        let arrived = self.offset.translate(now);
+        let latency = arrived.saturating_sub(stamp.intended);
         let is_watched = stamp.topic < self.watched && stamp.sequence < EVENTS_WATCHED;
         if is_watched {
             let spreads = &mut observations.spreads[stamp.topic as usize];
@@ -336,9 +353,9 @@ impl Recorder {
         observations.measured += 1;
         observations.first_intended = observations.first_intended.min(stamp.intended);
         observations.last_intended = observations.last_intended.max(stamp.intended);
-        observations.last_arrival = observations.last_arrival.max(now);
+        observations.last_arrival = observations.last_arrival.max(arrived);
         if self.stalls != Some(subscriber.group) {
-            observations.series.delivery(stamp.intended, latency, now);
+            observations.series.delivery(stamp.intended, latency, arrived);
         }
         if is_watched {
             let spread = &mut observations.spreads[stamp.topic as usize][stamp.sequence as usize];
@@ -370,9 +387,10 @@ impl Recorder {
         *subscriber.event_at = ticks;
         observations.deliveries += 1;
         observations.measured += 1;
-        observations.first_intended = observations.first_intended.min(now);
-        observations.last_arrival = observations.last_arrival.max(now);
-        observations.series.arrived(now);
+        let arrived = self.offset.translate(now);
+        observations.first_intended = observations.first_intended.min(arrived);
+        observations.last_arrival = observations.last_arrival.max(arrived);
+        observations.series.arrived(arrived);
     }
 }
 

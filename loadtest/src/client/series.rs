@@ -1,12 +1,14 @@
 //! What happened in each second of a run.
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::SECOND;
 
 /// The longest run: what comes later is counted in the last second.
 const MOST: usize = 7 * 24 * 3600;
 
 /// A second of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Second {
     /// Deliveries that arrived in it.
     pub(crate) arrived: u64,
@@ -17,7 +19,7 @@ pub(crate) struct Second {
 }
 
 /// The seconds of a run, from its start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Series {
     start: u64,
     pub(crate) seconds: Vec<Second>,

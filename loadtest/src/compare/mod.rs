@@ -268,6 +268,11 @@ impl Compare {
         if self.connections.is_empty() {
             self.connections.push(self.load.subscribers);
         }
+        if !self.load.agents.is_empty() || self.load.server_watch.is_some() {
+            return Err(Failure::new(
+                "`compare` starts its servers on this machine, for subscribers on this machine: leave out --agents and --server-watch",
+            ));
+        }
         for &subscribers in &self.connections {
             // A run is given its contender's process.
             let load = Load { subscribers, server_pid: Some(0), ..self.load.clone() };

@@ -11,7 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::threshold::{Metric, Unit, change_percent};
 
 /// Settings that do not change what is measured.
-const BESIDE: [&str; 4] = ["load.json", "load.quiet", "load.fail_if", "load.server_pid"];
+const BESIDE: [&str; 5] = ["load.json", "load.quiet", "load.fail_if", "load.server_pid", "load.server_watch"];
 
 /// The result file of an earlier run.
 pub(crate) struct Earlier {

@@ -27,6 +27,7 @@ pub(crate) use table::{comparison, figure, summary};
 
 use crate::ask::Asked;
 use crate::client::{IdFigures, Timings};
+use crate::distributed::MachineFigures;
 use crate::provenance::Provenance;
 use crate::sequence::Faults;
 use crate::threshold::{Fate, Judged};
@@ -253,6 +254,9 @@ pub(crate) struct Report {
     /// Whether that time is counted as the server's in the figures of its CPU.
     pub(crate) ksoftirqd_is_the_servers: bool,
     pub(crate) conditions: Conditions,
+    /// Where the subscribers were on other machines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) agents: Vec<MachineFigures>,
     /// Of a run by itself; the runs of a comparison have one together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) provenance: Option<Provenance>,

@@ -17,11 +17,19 @@ const WAITED_SHARE: f64 = 0.15;
 /// The kernel moves work that sends cause to this thread, which belongs to the machine. Where the server's
 /// cores are its own, nothing but the server's traffic gives it work there. Elsewhere its time is partly the
 /// client's and is not counted.
-pub(super) fn ksoftirqd_of_server(load: &Load, from: &Snapshot, to: &Snapshot) -> f64 {
-    if !server_is_alone(load) {
+pub(super) fn ksoftirqd_of_server(load: &Load, evidence: &Evidence, from: &Snapshot, to: &Snapshot) -> f64 {
+    if !is_alone(load, evidence) {
         return 0.0;
     }
     to.cores.ksoftirqd_since(&from.cores, &load.server_cores).map_or(0.0, |ns| ns as f64)
+}
+
+/// Whether nothing but the server's traffic makes work on the server's cores.
+fn is_alone(load: &Load, evidence: &Evidence) -> bool {
+    match load.agents.is_empty() && load.server_watch.is_none() {
+        true => server_is_alone(load),
+        false => evidence.server_has_machine,
+    }
 }
 
 /// Adds to the report what the machine did in the measured window, and the notes on it.
@@ -37,7 +45,11 @@ pub(super) fn conditions(report: &mut Report, load: &Load, evidence: &Evidence) 
     report.conditions = Conditions {
         stolen_share: stolen(&[]),
         stolen_share_of_server_cores: if pinned { stolen(&load.server_cores) } else { None },
-        stolen_share_of_client_cores: stolen(&client_cores(load)),
+        stolen_share_of_client_cores: match evidence.machines.as_slice() {
+            [] if load.server_watch.is_none() => stolen(&client_cores(load)),
+            // What was looked at are the cores of the server's machine.
+            machines => machines.iter().filter_map(|machine| machine.stolen_share).reduce(f64::max),
+        },
         server_waited_share: waits.map(|(waited, _)| round(waited as f64 / time)),
         server_switches_per_s: waits.map(|(_, switches)| round(switches as f64 / (time / SECOND as f64))),
     };
@@ -57,7 +69,7 @@ fn ksoftirqd(report: &mut Report, load: &Load, evidence: &Evidence) {
         );
         return;
     };
-    report.ksoftirqd_is_the_servers = server_is_alone(load);
+    report.ksoftirqd_is_the_servers = is_alone(load, evidence);
     let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
     if delivered > 0 {
         report.ksoftirqd_cpu_us_per_delivery = Some(round(ns as f64 / 1e3 / delivered as f64));
@@ -115,7 +127,8 @@ mod tests {
                 Load { server_cores: server.to_vec(), client_cores: client.to_vec(), ..Load::default() };
             let mut report = Report::default();
             conditions(&mut report, &load, &evidence);
-            let added = ksoftirqd_of_server(&load, &evidence.window_before, &evidence.window_after);
+            let (from, to) = (&evidence.window_before, &evidence.window_after);
+            let added = ksoftirqd_of_server(&load, &evidence, from, to);
             assert_eq!(added > 0.0, report.ksoftirqd_is_the_servers);
             (added, report.ksoftirqd_cpu_us_per_delivery)
         };

@@ -11,12 +11,13 @@ use super::run::progress;
 use super::snapshot::Snapshot;
 use super::{Kind, Load};
 use crate::ask::Askers;
-use crate::client::{Command, Crowd, Group, Stage};
+use crate::client::{Command, Group, Stage};
 use crate::clock::{self, MILLISECOND, SECOND, nanoseconds};
+use crate::distributed::{Crowd, Watched};
 use crate::failure::{Failure, Outcome};
 use crate::publish::{Pace, Publisher, Route};
 use crate::report::Report;
-use crate::sample::{self, Server};
+use crate::sample;
 use crate::sys;
 use crate::target::RequestTemplates;
 use crate::tls::Tls;
@@ -35,7 +36,7 @@ pub(super) struct Conductor<'a> {
     pub(super) load: &'a Load,
     pub(super) templates: RequestTemplates,
     pub(super) tls: Tls,
-    pub(super) server: Option<Server>,
+    pub(super) server: Option<Watched>,
     pub(super) groups: Vec<Group>,
     pub(super) names: Arc<Vec<String>>,
     pub(super) run_id: u32,
@@ -147,6 +148,9 @@ impl Conductor<'_> {
         if let Some(failure) = self.crowd()?.failure() {
             return Err(failure);
         }
+        if let Some(failure) = self.server.as_ref().and_then(Watched::failure) {
+            return Err(failure);
+        }
         self.look()?;
         self.memory_left()
     }
@@ -224,8 +228,8 @@ impl Conductor<'_> {
             // What one stream costs says nothing.
             return Ok(());
         }
-        self.evidence.open = Snapshot::at(self.server, false);
-        self.evidence.own_open = sample::own_bytes();
+        self.evidence.open = self.snapshot(false);
+        self.evidence.own_open = self.crowd()?.own_bytes();
         Ok(())
     }
 
@@ -382,15 +386,13 @@ impl Conductor<'_> {
         Ok(())
     }
 
-    /// How long each client thread ran and waited for a core so far.
-    fn schedule(&self) -> Outcome<Vec<(u64, u64)>> {
-        let threads = self.crowd()?.threads();
-        Ok(threads.iter().map(|&thread| sample::schedule(thread).unwrap_or((0, 0))).collect())
+    fn snapshot(&self, only_cpu: bool) -> Snapshot {
+        Snapshot::at(self.server.as_ref(), only_cpu, self.load.agents.is_empty())
     }
 
     /// From here on the client is watched.
     fn watch_client(&mut self) -> Outcome<()> {
-        let schedule = self.schedule()?;
+        let schedule = self.crowd()?.schedule();
         self.crowd()?.tell(|| Command::Window);
         self.evidence.watch(clock::now(), schedule);
         Ok(())
@@ -401,15 +403,15 @@ impl Conductor<'_> {
         if begins {
             self.watch_client()?;
             self.evidence.delivered_before = self.crowd()?.delivered();
-            self.evidence.window_before = Snapshot::at(self.server, true);
+            self.evidence.window_before = self.snapshot(true);
         } else {
-            self.evidence.window_after = Snapshot::at(self.server, true);
-            self.evidence.schedule_after = self.schedule()?;
+            self.evidence.window_after = self.snapshot(true);
+            self.evidence.schedule_after = self.crowd()?.schedule();
             self.evidence.delivered_after = self.crowd()?.delivered();
             self.rest(AFTERMATH)?;
             if !matches!(self.kind, Kind::Idle(_)) && !self.load.is_staged() {
                 self.rest(SETTLE)?;
-                self.evidence.last = Snapshot::at(self.server, false);
+                self.evidence.last = self.snapshot(false);
             }
         }
         Ok(())
@@ -437,7 +439,8 @@ impl Conductor<'_> {
             evidence.active(clock::now());
         }
         let (end, streams_open) = (clock::now(), crowd.open());
-        let observed = crowd.finish(published)?;
+        let (observed, machines) = crowd.finish(published)?;
+        evidence.machines = machines;
         if self.server.is_none() {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
         }

@@ -11,7 +11,9 @@ use crate::target::{Template, Values};
 pub(crate) fn requests(kind: &Kind, load: &Load) -> Outcome<String> {
     check(kind, load)?;
     let templates = load.templates()?;
-    let Asked { groups, names, subscriptions } = asked(kind, load, &templates)?;
+    let asked = asked(kind, load, &templates)?;
+    let subscriptions = asked.subscriptions(load, &templates)?;
+    let Asked { groups, names, .. } = asked;
     let topics = match names.len() {
         1 => "one topic".to_owned(),
         several => format!("{several} topics"),

@@ -2,12 +2,13 @@
 
 use super::snapshot::Snapshot;
 use super::stages::longest_hold;
-use super::{Kind, Load, conditions, verdict};
+use super::{Kind, Load, conditions, machines, verdict};
 use crate::ask::Asked;
 use crate::client::{
     Group, Observations, SUBSCRIBER_BYTES, Second, Series, ThreadObservations, Timings, record, timings,
 };
 use crate::clock::{MILLISECOND, SECOND};
+use crate::distributed::MachineFigures;
 use crate::failure::Failure;
 use crate::publish::Tally;
 use crate::report::{
@@ -71,6 +72,10 @@ pub(super) struct Evidence {
     /// Processor time of all publishers, and of the busiest one.
     pub(super) publishing_ns: u64,
     pub(super) publisher_ns: u64,
+    /// Where the subscribers are on other machines.
+    pub(super) machines: Vec<MachineFigures>,
+    /// Nothing else of the run is on the server's machine.
+    pub(super) server_has_machine: bool,
 }
 
 impl Evidence {
@@ -173,6 +178,7 @@ pub(super) fn report(
     listened(&mut report, case, &evidence, &observed);
     server(&mut report, case, &evidence, &observed);
     client(&mut report, case, &evidence, &observed.threads);
+    machines::machines(&mut report, case, &evidence, &observed.threads);
     conditions::conditions(&mut report, load, &evidence);
     verdict::pronounce(&mut report, case, &evidence, failure);
     report.against = case.earlier.map(|earlier| against(&report, earlier));
@@ -238,6 +244,9 @@ fn listened(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed:
 }
 
 fn arrangement(load: &Load) -> String {
+    if !load.agents.is_empty() {
+        return format!("{} load machines beside the one that publishes", load.agents.len());
+    }
     let cores = |cores: &[usize]| cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
     match (load.server_cores.as_slice(), load.client_cores.as_slice()) {
         ([], []) => "plain: no pinning".to_owned(),
@@ -317,7 +326,7 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &
     let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
     let used = |from: &Snapshot, to: &Snapshot| -> Option<(f64, f64)> {
         let used = to.cpu.as_ref()?.since(from.cpu.as_ref()?) as f64
-            + conditions::ksoftirqd_of_server(case.load, from, to);
+            + conditions::ksoftirqd_of_server(case.load, evidence, from, to);
         Some((used, used / to.at.saturating_sub(from.at).max(1) as f64))
     };
     if let Some((ns, share)) = used(&evidence.window_before, &evidence.window_after)
@@ -338,8 +347,9 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &
     let each = |bytes: f64| round(bytes / streams);
     report.server_user_bytes_per_connection = grown(evidence.before.user, evidence.open.user).map(each);
     report.server_user_bytes_per_connection_after = grown(evidence.before.user, evidence.last.user).map(each);
-    if evidence.open.at > 0 {
-        let (before, open) = (evidence.before.kernel, evidence.open.kernel);
+    if evidence.open.at > 0
+        && let (Some(before), Some(open)) = (evidence.before.kernel, evidence.open.kernel)
+    {
         // The whole machine's: less than before means that somebody else let go of more.
         let pair = |from: u64, to: u64| (to >= from).then(|| round((to - from) as f64 / streams));
         report.kernel_slab_bytes_per_pair = pair(before.slab, open.slab);
@@ -348,7 +358,8 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &
     report.storm_all_back_ms = evidence.all_back_ns.map(|time| round(time as f64 / MILLISECOND as f64));
     if let (Some(before), Some(after)) = (&evidence.stall_before, &evidence.stall_after) {
         report.slow_server_bytes_grown = grown(before.user, after.user);
-        report.slow_kernel_tcp_bytes_grown = grown(Some(before.kernel.tcp), Some(after.kernel.tcp));
+        let tcp = |snapshot: &Snapshot| snapshot.kernel.map(|kernel| kernel.tcp);
+        report.slow_kernel_tcp_bytes_grown = grown(tcp(before), tcp(after));
         report.slow_lost = observed.faults.get(1).map(|faults| faults.lost);
     }
 }

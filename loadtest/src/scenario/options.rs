@@ -192,10 +192,21 @@ pub(crate) struct Load {
     /// The server's process, for its CPU and memory; its children are included
     #[arg(long)]
     pub(crate) server_pid: Option<u32>,
+    /// The server's CPU and memory as `fanfare-load watch` on its machine tells them, in place of --server-pid
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "server_pid", requires = "token")]
+    pub(crate) server_watch: Option<String>,
+    /// The subscribers are on these machines, on each of which `fanfare-load agent` listens
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', requires = "token")]
+    pub(crate) agents: Vec<String>,
+    /// The secret of --agents and --server-watch, or @FILE
+    #[arg(long, value_name = "TOKEN")]
+    #[serde(skip_serializing)]
+    pub(crate) token: Option<String>,
     /// Cores for the client, e.g. 1 or 2,3 [default: all but --server-cores]
     #[arg(long, value_delimiter = ',')]
     pub(crate) client_cores: Vec<usize>,
-    /// Cores to move the server to, where it stays; needs --server-pid
+    /// Cores to move the server to, where it stays; needs --server-pid. With --server-watch: the cores that
+    /// it was started on
     #[arg(long, value_delimiter = ',')]
     pub(crate) server_cores: Vec<usize>,
     /// Do the receiver's kernel work on the client's first core, as behind a network card. For CPU per
@@ -336,7 +347,7 @@ pub(crate) struct Mixed {
 }
 
 /// A scenario and what is particular to it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// One topic, everybody gets everything: latency, time to the last subscriber, CPU per delivery
@@ -383,6 +394,11 @@ impl Load {
     pub(crate) fn can_publish(&self) -> bool {
         let subscribes_elsewhere = self.subscribe_url.is_some() || self.subscribe_urls.is_some();
         self.url.is_some() || self.publish_url.is_some() || !subscribes_elsewhere
+    }
+
+    /// Whether anything says what the server is, for its CPU and memory.
+    pub(crate) fn names_server(&self) -> bool {
+        self.server_pid.is_some() || self.server_watch.is_some()
     }
 
     /// What connections with TLS are made with.
@@ -503,8 +519,17 @@ impl Load {
         if self.threads == Some(0) || self.threads > Some(1024) {
             return wrong("--threads: from 1 to 1024".to_owned());
         }
-        if !self.server_cores.is_empty() && self.server_pid.is_none() {
+        if !self.server_cores.is_empty() && self.server_pid.is_none() && self.server_watch.is_none() {
             return wrong("--server-cores needs --server-pid: whose cores else?".to_owned());
+        }
+        if self.token.is_none() && (!self.agents.is_empty() || self.server_watch.is_some()) {
+            return wrong("--agents and --server-watch need --token".to_owned());
+        }
+        if self.server_watch.is_some() && self.server_pid.is_some() {
+            return wrong("--server-watch and --server-pid exclude each other".to_owned());
+        }
+        if !self.agents.is_empty() && (self.steered || self.tun.is_some()) {
+            return wrong("--steered and --tun are for one machine: leave them out with --agents".to_owned());
         }
         if self.steered
             && (self.server_cores.is_empty()

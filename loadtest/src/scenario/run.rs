@@ -12,19 +12,19 @@ use super::conductor::Conductor;
 use super::figures::Evidence;
 use super::snapshot::quiet_snapshot;
 use super::{Kind, Load};
-use crate::client::{Crowd, Group, Http2Plan, Plan, Zipf};
+use crate::client::{Crowd as Local, Group, Zipf};
 use crate::clock::{self, nanoseconds};
+use crate::distributed::{Agents, Assignment, Crowd, Offset, Own, Token, Watched, has_machine_for_itself};
 use crate::failure::{Failure, Outcome};
 use crate::limits::{preflight, preflight_tun, tables_for};
 use crate::publish::{Connection, Tally};
 use crate::report::Report;
 use crate::sample::{self, Server};
-use crate::sources::Sources;
 use crate::steer::{Kept, Steered, client_cores, pin_server};
-use crate::subscription::{self, Subscriptions};
+use crate::subscription::{Lists, Subscriptions};
 use crate::target::{RequestTemplates, Values};
 use crate::threshold;
-use crate::tls::Tls;
+use crate::tls::{self, Tls};
 use crate::tun::Networks;
 use crate::watch::Watch;
 
@@ -51,7 +51,7 @@ pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
             kind.name()
         )));
     }
-    groups(kind, load).map(drop)
+    groups(kind, load.subscribers).map(drop)
 }
 
 /// Runs a scenario. An error is a run that could not start; what went wrong later is in the report.
@@ -62,57 +62,10 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
 /// The same, seen while it lasts.
 pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watch) -> Outcome<Report> {
     check(kind, load)?;
-    threshold::check(&load.fail_if, load.server_pid.is_some(), watch.wants.earlier.is_some())?;
+    threshold::check(&load.fail_if, load.names_server(), watch.wants.earlier.is_some())?;
     let templates = load.templates()?;
-    let Asked { groups, names, subscriptions } = asked(kind, load, &templates)?;
+    let Asked { groups, names, lists } = asked(kind, load, &templates)?;
     let topics = topics_in(&groups);
-    let target = subscriptions.targets()[0];
-    if let Some(elsewhere) = subscriptions.targets().iter().find(|target| !target.ip().is_loopback())
-        && load.steered
-    {
-        return Err(Failure::new(format!(
-            "--steered moves the kernel work of loopback, {elsewhere} is not on it: leave it out"
-        )));
-    }
-    let cores = client_cores(load);
-    // Each thread has a descriptor table of its own, so more threads are more descriptors.
-    let tun = load.tun.as_deref().map(Networks::parse).transpose();
-    let tun = tun.map_err(|error| Failure::new(format!("--tun: {error}")))?;
-    let threads = match (load.threads, &tun) {
-        (Some(threads), _) => threads,
-        (None, Some(_)) => cores.len(),
-        (None, None) => cores.len().max(tables_for(load.subscribers)),
-    };
-    let threads = threads.clamp(1, load.subscribers as usize);
-    let sources = match &load.sources {
-        Some(text) => Sources::parse(text).map_err(|error| Failure::new(format!("--sources: {error}")))?,
-        None => Sources::suited_to(target, load.subscribers as usize),
-    };
-    let mut notes = match &tun {
-        None => preflight(target, load.subscribers, threads as u64, &sources)?,
-        Some(networks) => preflight_tun(subscriptions.targets(), load.subscribers, threads, networks)?,
-    };
-    // Now, while there is time to raise it, and in the report.
-    for note in &notes {
-        eprintln!("fanfare-load: note: {note}");
-    }
-    let server = load.server_pid.map(Server::new).transpose()?;
-    if let Some(refusal) = server.and_then(Server::memory_refusal) {
-        notes.push(format!(
-            "the server's memory is left out, it may not be read: {refusal}; run as root or as the server's user"
-        ));
-    }
-    if let Some(server) = server
-        && !load.server_cores.is_empty()
-    {
-        pin_server(server, &load.server_cores)?;
-    }
-    // This thread looks at the run every millisecond: on the server's core it would be in its way. The client's
-    // threads and the publishers begin where it is.
-    let kept = (!load.client_cores.is_empty() || !load.server_cores.is_empty()).then(|| Kept::on(&cores));
-    let kept = kept.transpose()?;
-    let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };
-
     let listens = matches!(kind, Kind::Listen(_)) || !load.can_publish();
     let tried = !listens;
     // Seeded by the system at each start: events that an earlier run left behind are told apart.
@@ -122,55 +75,131 @@ pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watc
     if matches!(kind, Kind::Slow(_)) {
         phases.push(1 + count / 2);
     }
-    let sequences: Arc<Vec<AtomicU64>> = Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect());
-    let subscribed = subscribed(&groups, topics);
-    let tls = load.tls()?;
-    let plan = Plan {
-        tls: tls.clone(),
-        http2: load
-            .http2
-            .then(|| Http2Plan { tls: tls.for_http2(), streams_per_connection: load.streams_per_connection }),
+    let cores = client_cores(load);
+    let tun = load.tun.as_deref().map(Networks::parse).transpose();
+    let tun = tun.map_err(|error| Failure::new(format!("--tun: {error}")))?;
+    // Each thread has a descriptor table of its own, so more threads are more descriptors.
+    let threads = match (load.threads, &tun) {
+        (Some(threads), _) => threads,
+        (None, Some(_)) => cores.len(),
+        (None, None) => cores.len().max(tables_for(load.subscribers)),
+    };
+    let threads = threads.clamp(1, load.subscribers as usize);
+    let mut assignment = Assignment {
+        kind: kind.clone(),
+        subscribers: load.subscribers,
+        topic: load.topic.clone(),
+        topics,
+        template: templates.subscribe.clone(),
+        connect_to: load.connect_to.clone(),
+        lists,
+        authorities: load.ca.as_deref().map(tls::pem).transpose()?,
+        insecure: load.insecure,
+        http2: load.http2.then_some(load.streams_per_connection),
         accepts_gzip: load.gzip,
-        subscriptions,
-        groups: groups.clone(),
         // The first one shows that events arrive at all.
-        admitted: if load.is_staged() { 1 } else { load.subscribers as usize },
+        admitted: if load.is_staged() { 1 } else { load.subscribers },
         threads,
-        cores: load.client_cores.clone(),
-        sources,
-        tun,
+        own_threads: 0..threads,
+        sources: load.sources.clone(),
         connect_rate: load.connect_rate,
         connect_burst: load.connect_burst,
         head_timeout_ns: nanoseconds(load.head_timeout),
         retry_ms: u32::try_from(load.retry.as_millis()).unwrap_or(u32::MAX),
-        resume: !matches!(kind, Kind::Storm(storm) if storm.no_resume),
-        published: sequences.clone(),
         patience_ns: nanoseconds(load.patience),
         receive_buffer: load.receive_buffer,
         run: run_id,
         phases,
-        start: clock::now(),
+        start: 0,
         listens,
-        comes_back: !matches!(kind, Kind::Listen(listen) if listen.once),
         counts_errors: load.count_errors,
         line_bytes: load.line_bytes(),
         silence_ns: match load.expect_heartbeat {
             Duration::ZERO => nanoseconds(LONG_SILENCE),
             expected => nanoseconds(expected * 2),
         },
-        stalls: match kind {
-            Kind::Slow(slow) => Some((1, slow.stalled_receive_buffer)),
-            _ => None,
-        },
+        least_memory: load.least_memory,
     };
+    let subscriptions = assignment.subscriptions()?;
+    let target = subscriptions.targets()[0];
+    if let Some(elsewhere) = subscriptions.targets().iter().find(|target| !target.ip().is_loopback())
+        && load.steered
+    {
+        return Err(Failure::new(format!(
+            "--steered moves the kernel work of loopback, {elsewhere} is not on it: leave it out"
+        )));
+    }
+    let sources = assignment.sources(&subscriptions)?;
+    let token = load.token.as_deref().map(Token::new).transpose()?;
+    let mut agents = match &token {
+        Some(token) if !load.agents.is_empty() => Some(Agents::join(&load.agents, token)?),
+        _ => None,
+    };
+    let mut notes = match (&mut agents, &tun) {
+        (Some(_), _) => Vec::new(),
+        (None, None) => preflight(target, load.subscribers, threads as u64, &sources)?,
+        (None, Some(networks)) => {
+            preflight_tun(subscriptions.targets(), load.subscribers, threads, networks)?
+        }
+    };
+    let server = match (load.server_pid, &load.server_watch, &token) {
+        (Some(pid), ..) => Some(Watched::Here(Server::new(pid)?)),
+        (None, Some(name), Some(token)) => Some(Watched::join(name, token)?),
+        _ => None,
+    };
+    if let Some(agents) = &mut agents {
+        notes.extend(agents.assign(assignment.clone(), load.threads)?);
+    }
+    // Now, while there is time to raise it, and in the report.
+    for note in &notes {
+        eprintln!("fanfare-load: note: {note}");
+    }
+    if let Some(refusal) = server.as_ref().and_then(Watched::memory_refusal) {
+        notes.push(format!(
+            "the server's memory is left out, it may not be read: {refusal}; run as root or as the server's user"
+        ));
+    }
+    if let Some(server) = server.as_ref().and_then(Watched::here)
+        && !load.server_cores.is_empty()
+    {
+        pin_server(server, &load.server_cores)?;
+    }
+    // This thread looks at the run every millisecond: on the server's core it would be in its way. The client's
+    // threads and the publishers begin where it is.
+    let keeps = !load.client_cores.is_empty() || !load.server_cores.is_empty() && load.server_watch.is_none();
+    let kept = keeps.then(|| Kept::on(&cores)).transpose()?;
+    let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };
+
+    let sequences: Arc<Vec<AtomicU64>> = Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect());
+    let subscribed = subscribed(&groups, topics);
+    let tls = load.tls()?;
     if !listens {
         prepare(&templates, &names, load, &tls)?;
     }
-    let before = quiet_snapshot(server);
-    let own_before = sample::own_bytes();
+    let before = quiet_snapshot(server.as_ref(), agents.is_none());
+    let own_before = agents.as_ref().map_or_else(sample::own_bytes, Agents::own_bytes);
+    let mut evidence = Evidence::new(before, own_before);
+    evidence.server_has_machine = has_machine_for_itself(server.as_ref(), agents.as_ref());
     let started = clock::now();
-    watch.begin(plan.start);
-    let crowd = Crowd::start(plan)?;
+    watch.begin(started);
+    let crowd = match agents {
+        Some(agents) => {
+            agents.begin(started, sequences.clone())?;
+            Crowd::There(agents)
+        }
+        None => {
+            assignment.start = started;
+            let own = Own {
+                subscriptions,
+                cores: load.client_cores.clone(),
+                sources,
+                tun,
+                published: sequences.clone(),
+                offset: Arc::new(Offset::default()),
+            };
+            Crowd::Here(Local::start(assignment.plan(own)?)?)
+        }
+    };
     let mut conductor = Conductor {
         kind,
         load,
@@ -186,7 +215,7 @@ pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watc
         sequences,
         subscribed,
         crowd: Some(crowd),
-        evidence: Evidence::new(before, own_before),
+        evidence,
         next_memory_look: 0,
         askers: None,
         wanted: if load.is_staged() { 1 } else { load.subscribers },
@@ -207,38 +236,43 @@ pub(super) struct Asked {
     pub(super) groups: Vec<Group>,
     /// Of the topics.
     pub(super) names: Arc<Vec<String>>,
-    pub(super) subscriptions: Subscriptions,
+    pub(super) lists: Lists,
 }
 
-/// Reads the files that are named, and looks hosts up.
+impl Asked {
+    /// Looks hosts up, and tries one request.
+    pub(super) fn subscriptions(&self, load: &Load, templates: &RequestTemplates) -> Outcome<Subscriptions> {
+        Subscriptions::of(&templates.subscribe, &self.names, self.lists.clone(), &load.connect_to)
+    }
+}
+
+/// Reads the files that are named.
 pub(super) fn asked(kind: &Kind, load: &Load, templates: &RequestTemplates) -> Outcome<Asked> {
-    let groups = groups(kind, load)?;
-    let names = Arc::new(topic_names(load, topics_in(&groups)));
+    let groups = groups(kind, load.subscribers)?;
+    let names = Arc::new(topic_names(&load.topic, topics_in(&groups)));
     if groups.iter().any(|group| group.per_stream > 1) && !templates.subscribe.contains("{topics:") {
         return Err(Failure::new(
             "--per-stream: the subscription has no {topics:SEPARATOR} in it, such as `?topic={topics:&topic=}`: how does a stream name several topics?",
         ));
     }
-    let subscriptions = Subscriptions::new(&subscription::Sources {
-        template: &templates.subscribe,
-        names: &names,
-        urls: load.subscribe_urls.as_deref(),
-        values: load.values.as_deref(),
-        connect_to: &load.connect_to,
-    })?;
-    Ok(Asked { groups, names, subscriptions })
+    let lists = Lists::read(load.subscribe_urls.as_deref(), load.values.as_deref())?;
+    Ok(Asked { groups, names, lists })
 }
 
 /// The names of so many topics.
-fn topic_names(load: &Load, topics: u32) -> Vec<String> {
+pub(crate) fn topic_names(topic: &str, topics: u32) -> Vec<String> {
     match topics {
-        1 => vec![load.topic.clone()],
-        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
+        1 => vec![topic.to_owned()],
+        _ => (0..topics).map(|number| format!("{topic}-{number}")).collect(),
     }
 }
 
-fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
-    let all = load.subscribers as usize;
+/// How so many subscribers are grouped.
+///
+/// # Errors
+/// A scenario's own options that cannot be.
+pub(crate) fn groups(kind: &Kind, subscribers: u64) -> Outcome<Vec<Group>> {
+    let all = subscribers as usize;
     let group = |subscribers, first_topic, topics| Group {
         subscribers,
         first_topic,

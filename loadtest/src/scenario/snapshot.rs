@@ -4,43 +4,43 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::cores::Cores;
-use crate::sample::{self, Cpu, Kernel, Server};
+use crate::distributed::{Look, Watched};
+use crate::sample::{Cpu, Kernel};
 
 /// A snapshot of the server and the kernel.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Snapshot {
     pub(super) user: Option<u64>,
-    pub(super) kernel: Kernel,
+    /// Of the machine where the server is.
+    pub(super) kernel: Option<Kernel>,
     pub(super) cpu: Option<Cpu>,
     pub(super) cores: Cores,
     pub(super) at: u64,
 }
 
 impl Snapshot {
-    pub(super) fn at(server: Option<Server>, only_cpu: bool) -> Snapshot {
-        let mut snapshot = Snapshot {
-            cpu: server.and_then(|server| server.cpu().ok()),
-            cores: Cores::now(),
-            ..Snapshot::default()
+    /// Where no server is named, and the subscribers are `here`, the server is taken to be here, too.
+    pub(super) fn at(server: Option<&Watched>, only_cpu: bool, here: bool) -> Snapshot {
+        let look = match server {
+            Some(server) => server.look(only_cpu),
+            None if here => Look::at(None, only_cpu),
+            None => Look { kernel: None, ..Look::at(None, true) },
         };
-        if !only_cpu {
-            snapshot.user = server.and_then(Server::user_bytes);
-            snapshot.kernel = sample::kernel();
-        }
-        snapshot.at = clock::now();
-        snapshot
+        let Look { user, kernel, cpu, cores } = look;
+        Snapshot { user, kernel, cpu, cores, at: clock::now() }
     }
 }
 
 /// A snapshot once the kernel has put away what earlier runs left behind, or after a while.
-pub(super) fn quiet_snapshot(server: Option<Server>) -> Snapshot {
+pub(super) fn quiet_snapshot(server: Option<&Watched>, here: bool) -> Snapshot {
     /// What a quiet machine's slab moves by.
     const CALM: u64 = 1 << 20;
-    let mut snapshot = Snapshot::at(server, false);
+    let slab = |snapshot: &Snapshot| snapshot.kernel.map_or(0, |kernel| kernel.slab);
+    let mut snapshot = Snapshot::at(server, false, here);
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(150));
-        let next = Snapshot::at(server, false);
-        let moved = next.kernel.slab.abs_diff(snapshot.kernel.slab);
+        let next = Snapshot::at(server, false, here);
+        let moved = slab(&next).abs_diff(slab(&snapshot));
         snapshot = next;
         if moved < CALM {
             break;

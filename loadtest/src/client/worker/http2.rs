@@ -159,7 +159,10 @@ impl Transport for Http2 {
             connection,
             pause: pause.clone(),
             target: opening.target,
-            source: plan.sources.of(opening.number).map(|source| SocketAddrV4::new(source, 0)),
+            source: plan
+                .sources
+                .of(plan.own_number(opening.number))
+                .map(|source| SocketAddrV4::new(source, 0)),
             tls: plan.subscriptions.tls_name(opening.number).map(|name| (http2.tls.clone(), name.clone())),
             index: opening.index,
             generation: opening.generation,

@@ -61,7 +61,7 @@ impl Transport for Sockets {
     }
 
     fn connect(&mut self, plan: &Plan, opening: &Opening) -> io::Result<bool> {
-        let source = plan.sources.of(opening.number);
+        let source = plan.sources.of(plan.own_number(opening.number));
         let (socket, connected) = sys::connect(opening.target, source, opening.receive_buffer)?;
         // Told once of each change, so there is no need to take the interest in writing back.
         let interest = if connected { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };

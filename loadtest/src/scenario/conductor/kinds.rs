@@ -9,7 +9,6 @@ use crate::failure::{Failure, Outcome};
 use crate::publish::{Pace, Publisher};
 use crate::scenario::options::{Idle, Listen, Storm};
 use crate::scenario::run::progress;
-use crate::scenario::snapshot::Snapshot;
 use crate::scenario::stages::streams_at;
 
 impl Conductor<'_> {
@@ -20,18 +19,18 @@ impl Conductor<'_> {
             self.rest((settled - clock::now().min(settled)).min(100 * MILLISECOND))?;
         }
         let bar = progress("idle", self.load.duration.as_secs(), self.load.quiet);
-        let begin = Snapshot::at(self.server, true);
+        let begin = self.snapshot(true);
         let end = clock::now() + nanoseconds(self.load.duration);
         while clock::now() < end {
             self.rest((end - clock::now().min(end)).min(100 * MILLISECOND))?;
             bar.set_position((clock::now() - begin.at) / SECOND);
         }
         bar.finish_and_clear();
-        self.evidence.idle = Some((begin, Snapshot::at(self.server, true)));
+        self.evidence.idle = Some((begin, self.snapshot(true)));
         // While nothing was published the client had nothing to do.
         self.watch_client()?;
         if !self.tried {
-            self.evidence.last = Snapshot::at(self.server, false);
+            self.evidence.last = self.snapshot(false);
             return Ok(());
         }
         let pace = Pace::Schedule { start: clock::now(), rate: self.load.rate, burst: 1, count: events };
@@ -39,7 +38,7 @@ impl Conductor<'_> {
         self.attend(vec![publisher], events, |_| Ok(()))?;
         self.outstanding()?;
         self.rest(SETTLE)?;
-        self.evidence.last = Snapshot::at(self.server, false);
+        self.evidence.last = self.snapshot(false);
         Ok(())
     }
 
@@ -171,13 +170,13 @@ impl Conductor<'_> {
             if !stalled && clock::now() >= due {
                 stalled = true;
                 published_before = this.sequences[0].load(Ordering::Relaxed);
-                this.evidence.stall_before = Some(Snapshot::at(this.server, false));
+                this.evidence.stall_before = Some(this.snapshot(false));
                 this.crowd()?.tell(|| Command::Stall { group: 1, stalled: true });
             }
             Ok(())
         })?;
         self.rest(100 * MILLISECOND)?;
-        self.evidence.stall_after = Some(Snapshot::at(self.server, false));
+        self.evidence.stall_after = Some(self.snapshot(false));
         self.crowd()?.tell(|| Command::Stall { group: 1, stalled: false });
         self.rest(100 * MILLISECOND)?;
         let events = self.sequences[0].load(Ordering::Relaxed).saturating_sub(published_before);

@@ -1,0 +1,125 @@
+//! Listening for controllers: a few connections may shake hands at a time, and one controller is served.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::protocol::{self, Connection, Machine, Role, Token};
+use crate::failure::{Failure, Outcome};
+use crate::{sample, sys};
+
+/// Connections that have not shown the token yet; further ones are closed.
+const HANDSHAKES: usize = 64;
+
+/// Where a machine listens, and for whom.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Listen {
+    /// Address to listen on. The connection is not encrypted: use a private network, or loopback and ssh
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// The secret that all machines of a run share, or @FILE; at least 16 bytes
+    #[arg(long, value_name = "TOKEN")]
+    token: String,
+}
+
+/// What this machine is.
+pub(super) fn machine(cores: usize) -> Machine {
+    sys::raise_descriptor_limit();
+    Machine {
+        commit: env!("FANFARE_LOAD_COMMIT").to_owned(),
+        machine: sample::machine(),
+        boot: boot(),
+        cores,
+        descriptors: sys::descriptor_limit().0,
+    }
+}
+
+/// The same for all processes of a machine that was started once.
+pub(super) fn boot() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// Counts down when it goes out of scope.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Says on standard output where it listens, and serves one controller after the other until Ctrl-C.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub(super) fn serve(
+    listen: &Listen,
+    role: Role,
+    cores: usize,
+    handler: impl Fn(Connection) -> Outcome<()> + Send + Sync + 'static,
+) -> Outcome<()> {
+    let token = Token::new(&listen.token)?;
+    let failed = |error: std::io::Error| Failure::new(format!("--listen {}: {error}", listen.listen));
+    let listener = TcpListener::bind(listen.listen).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    println!("listening on {}", listener.local_addr().map_err(failed)?);
+    let _ = std::io::stdout().flush();
+    let (busy, handler) = (Arc::new(AtomicBool::new(false)), Arc::new(handler));
+    let shaking = Arc::new(AtomicUsize::new(0));
+    while !sys::interrupted() {
+        let Ok((socket, from)) = listener.accept() else {
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        };
+        if shaking.fetch_add(1, Ordering::SeqCst) >= HANDSHAKES {
+            shaking.fetch_sub(1, Ordering::SeqCst);
+            continue;
+        }
+        let (busy, handler, token, pending) = (busy.clone(), handler.clone(), token.clone(), shaking.clone());
+        let spawned = std::thread::Builder::new().name("controller".to_owned()).spawn(move || {
+            let counted = Counted(&pending);
+            let mut taken = false;
+            let take = || {
+                taken = !busy.swap(true, Ordering::SeqCst);
+                (!taken).then(|| "it serves another controller; one run at a time".to_owned())
+            };
+            let accepted = protocol::accept(socket, role, &token, machine(cores), take);
+            drop(counted);
+            match accepted {
+                Err(error) => {
+                    eprintln!("fanfare-load: {from} was turned away: {error}");
+                    if taken {
+                        busy.store(false, Ordering::SeqCst);
+                    }
+                }
+                Ok(None) => eprintln!("fanfare-load: {from} was turned away: another controller is served"),
+                Ok(Some(connection)) => {
+                    eprintln!("fanfare-load: serving the controller {from}");
+                    let result =
+                        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(connection)));
+                    match result {
+                        Ok(Ok(())) => eprintln!("fanfare-load: the controller {from} is served"),
+                        Ok(Err(failure)) => eprintln!("fanfare-load: the controller {from}: {failure}"),
+                        Err(_) => {
+                            eprintln!("fanfare-load: a thread panicked; this is a bug of the load test")
+                        }
+                    }
+                    busy.store(false, Ordering::SeqCst);
+                }
+            }
+        });
+        if spawned.is_err() {
+            shaking.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    // A run under way sees Ctrl-C, too, and closes its streams.
+    while busy.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
