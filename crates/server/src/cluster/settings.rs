@@ -102,13 +102,14 @@ impl SharedSettings {
         settings: &Settings,
         starts_again: bool,
     ) -> Arc<SharedSettings> {
-        let own = TopicSettings::of(settings);
+        let (server, own) = (name_of(backplane), TopicSettings::of(settings));
+        let can_be_set = can_be_set(&own, &server);
         let shared = SharedSettings {
-            server: name_of(backplane),
+            server,
             state: Mutex::new(State {
                 in_force: own.clone(),
                 own,
-                is_to_set: !starts_again,
+                is_to_set: can_be_set && !starts_again,
                 is_to_look: true,
                 named: None,
                 running: None,
@@ -166,9 +167,12 @@ impl SharedSettings {
         if state.own == own {
             return;
         }
-        state.own = own.clone();
-        state.is_to_set = true;
-        self.apply(&mut state, own);
+        state.is_to_set = can_be_set(&own, &self.server);
+        state.is_to_look = true;
+        // What cannot hold for all does not hold here alone.
+        let settings = if state.is_to_set { own.clone() } else { state.in_force.clone() };
+        state.own = own;
+        self.apply(&mut state, settings);
         self.wake.notify_one();
     }
 
@@ -286,13 +290,7 @@ impl SharedSettings {
 
     /// Has the own settings hold for all.
     fn set(&self, backplane: &NatsBackplane, own: &TopicSettings) -> Result<Found, KeepError> {
-        let text = match own.written_by(&self.server) {
-            Ok(text) => text,
-            Err(why) => {
-                tracing::warn!("the topic settings of this server cannot hold for all servers: {why}");
-                return self.look(backplane, own);
-            }
-        };
+        let Ok(text) = own.written_by(&self.server) else { return self.look(backplane, own) };
         for _ in 0..TRIES {
             let value = backplane.get(KEY)?;
             let revision = value.as_ref().map_or(0, |value| value.revision);
@@ -326,6 +324,15 @@ impl SharedSettings {
         }
         state.in_force = settings;
     }
+}
+
+/// Whether these settings can hold for all. Otherwise the log says why.
+fn can_be_set(own: &TopicSettings, server: &str) -> bool {
+    let written = own.written_by(server);
+    let written = written.inspect_err(|why| {
+        tracing::warn!("the topic settings of this server cannot hold for all servers: {why}");
+    });
+    written.is_ok()
 }
 
 /// The machine and the node, by which an operator finds the server.
