@@ -177,6 +177,20 @@ on_both_backends! {
         for server in &servers {
             expect_retained(server, "a", 5);
         }
+        // Also where there is nothing that it can read: not what its own options say.
+        let mut client = nats.server.client().expect("a connection");
+        client.publish_acked(TOPIC_SETTINGS, &[], b"garbage").expect("it is stored");
+        client.delete_stream("FANFARE").expect("it is deleted");
+        for server in &servers {
+            eventually("the server has started again", || {
+                (server.log().matches("the shared log is open").count() == 3).then_some(())
+            });
+            expect_ready(server, 200);
+        }
+        publish_many(&servers[1], "b", 20);
+        for server in &servers {
+            expect_retained(server, "b", 5);
+        }
         let log = servers[0].log();
         assert!(!log.contains("hold for all from now on"), "{log}");
     }
