@@ -215,6 +215,14 @@ impl Api {
     }
 }
 
+/// Whether a message of this subject is one that was asked for: `asked` is a subject, or ends with `>`.
+fn is_of(asked: &str, found: &str) -> bool {
+    match asked.strip_suffix('>') {
+        Some(prefix) => found.len() > prefix.len() && found.starts_with(prefix),
+        None => asked == found,
+    }
+}
+
 impl RunEnd {
     fn of(error: RequestError) -> RunEnd {
         match error {
@@ -238,9 +246,10 @@ impl Fetched {
         };
         let Some(last) = number("Nats-Last-Sequence") else { return Err(RunEnd::Unsupported) };
         // Headers without an end run into the first one of the server.
-        let is_whole = header("Nats-Stream") == Some(stream) && header("Nats-Subject") == Some(subject);
-        let time = header("Nats-Time-Stamp").and_then(parse_time).filter(|_| is_whole);
-        let Some(published_ms) = time.filter(|_| last == before && own > before) else {
+        let is_whole = header("Nats-Stream") == Some(stream) && last == before && own > before;
+        let found = header("Nats-Subject").filter(|found| is_whole && is_of(subject, found));
+        let time = header("Nats-Time-Stamp").and_then(parse_time);
+        let (Some(found), Some(published_ms)) = (found.map(str::to_owned), time) else {
             return Err(RunEnd::Stopped);
         };
         Ok(Fetched {
@@ -248,7 +257,7 @@ impl Fetched {
             stored: Stored {
                 number: own,
                 published_ms,
-                subject: subject.to_owned(),
+                subject: found,
                 headers: answer.headers,
                 payload: answer.payload,
             },

@@ -112,9 +112,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         .map(|backplane| cluster::orders::bar_before_start(backplane, &rules.get().access))
         .transpose()?
         .unwrap_or_default();
-    let starts_again = restart::started_again().is_some();
+    let before = restart::started_again();
     let shared_settings =
-        backplane.as_ref().map(|backplane| SharedSettings::agree(backplane, settings, starts_again));
+        backplane.as_ref().map(|backplane| SharedSettings::agree(backplane, settings, before.as_ref()));
     let mut engine_limits = settings.limits();
     if let Some(shared) = &shared_settings {
         let in_force = shared.in_force();
@@ -321,7 +321,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         drop(written_at_end);
         let is_over = matches!(why, WatchEnd::LogBreak(LogBreak::NewEpoch(_)));
         let epoch_over = is_over.then(|| hub.head().epoch.to_string());
-        return Err(format!("cannot start again: {}", restart::in_place(epoch_over.as_deref())).into());
+        let topic_settings = running.shared_settings.as_ref().and_then(|shared| shared.handed_over());
+        let error = restart::in_place(epoch_over.as_deref(), topic_settings);
+        return Err(format!("cannot start again: {error}").into());
     }
     end.map_err(Into::into)
 }

@@ -177,6 +177,20 @@ on_both_backends! {
         for server in &servers {
             expect_retained(server, "a", 5);
         }
+        // Also where there is nothing that it can read: not what its own options say.
+        let mut client = nats.server.client().expect("a connection");
+        client.publish_acked(TOPIC_SETTINGS, &[], b"garbage").expect("it is stored");
+        client.delete_stream("FANFARE").expect("it is deleted");
+        for server in &servers {
+            eventually("the server has started again", || {
+                (server.log().matches("the shared log is open").count() == 3).then_some(())
+            });
+            expect_ready(server, 200);
+        }
+        publish_many(&servers[1], "b", 20);
+        for server in &servers {
+            expect_retained(server, "b", 5);
+        }
         let log = servers[0].log();
         assert!(!log.contains("hold for all from now on"), "{log}");
     }
@@ -204,6 +218,32 @@ on_both_backends! {
             expect_ready(server, 200);
             assert_eq!(status(server), refused);
         }
+    }
+
+    /// Settings that are too many for a value do not hold on one server alone, and its log says so once.
+    fn topic_settings_that_are_too_many_change_nothing(backend) {
+        let nats = Nats::start();
+        let link = Link::start(nats.server.address()).expect("a link");
+        let file = ConfigFile::new("[retention]\nretain-events = 30\n");
+        let reloaded = node_at(&format!("nats://{}", link.address()), backend, &["--config", &file.name()]);
+        let other = nats.node(backend, &["--retain-events", "30"]);
+        link.cut(Cut::Reset);
+        expect_ready(&reloaded, 503);
+        let rules: String = (0..1001).map(|number| format!("'{number}=1,,',")).collect();
+        file.write(&format!("[retention]\nretain-events = 3\nretain = [{rules}]\n"));
+        reloaded.signal("HUP");
+        reloaded.expect_log("cannot hold for all servers: there are more than 1000 rules");
+        let last = nats.node(backend, &["--retain-events", "6"]);
+        link.heal();
+        expect_ready(&reloaded, 200);
+        let log = reloaded.expect_log("this one has other options: --retain-events 6 ");
+        assert!(log.contains("its own options say: --retain-events 3 "), "{log}");
+        publish_many(&other, "a", 40);
+        for server in [&reloaded, &other, &last] {
+            expect_retained(server, "a", 6);
+        }
+        assert_eq!(reloaded.log().matches("cannot hold for all servers").count(), 1);
+        assert!(!reloaded.log().contains("those of the named server held before: --retain-events 3 "));
     }
 
     /// Somebody writes anything into the bucket, or deletes what is there.

@@ -107,6 +107,16 @@ fn topics_are_read_the_same_in_each_way() {
         let small = Bounds { records: 7, ..BOUNDS };
         assert_eq!(read(&*reader, Query::Topics(topics), small), *wanted, "{topics:?}, in small pages");
     }
+    // Where others use all consumers that stay, everything comes in runs, too.
+    wait_for("a read of everything in runs", || {
+        for after in [10, 20, 30] {
+            reader.read(Query::All, after, Bounds { records: 7, ..BOUNDS }).unwrap();
+        }
+        let before = messages_to(&server);
+        assert_eq!(read(&*reader, Query::All, BOUNDS), all, "in runs");
+        let asked = messages_to(&server) - before;
+        (asked < 150 || !gives_runs(&server)).then_some(())
+    });
 }
 
 /// A server that is apart from the leader of the stream answers for what it has, and that is less. A node

@@ -8,7 +8,8 @@
 //!   nothing. Otherwise it sets its own by compare-and-set. A server that was overtaken sets again, a bounded
 //!   number of times, and takes the others' settings then. So every start sets at most once, and all servers
 //!   end with the last value.
-//! - A server that starts again by itself, because its log has broken off, takes what is there.
+//! - A server that starts again by itself, because its log has broken off, takes what is there. Where there
+//!   is nothing that can be read, it goes on with what was in force before.
 //! - Where the value is gone, a server puts the settings in force there again.
 //! - A server that hears of a change takes it over at once. One that was cut off from NATS takes over what
 //!   is there when it is back, unless its operator has reloaded it meanwhile.
@@ -27,6 +28,7 @@ use fanfare_config::Settings;
 use tokio::time::Instant;
 
 use super::topic_settings::{Told, TopicSettings, Unreadable};
+use crate::restart::StartedAgain;
 
 /// The key of the value.
 const KEY: &str = "topic-settings";
@@ -96,25 +98,31 @@ enum Found {
 }
 
 impl SharedSettings {
-    /// Agrees with the other servers, before this one listens. `starts_again`: no operator has started it.
+    /// Agrees with the other servers, before this one listens. `before`: what the program has left that was
+    /// there before, if no operator has started this one.
     pub(crate) fn agree(
         backplane: &NatsBackplane,
         settings: &Settings,
-        starts_again: bool,
+        before: Option<&StartedAgain>,
     ) -> Arc<SharedSettings> {
-        let own = TopicSettings::of(settings);
+        let (server, own) = (name_of(backplane), TopicSettings::of(settings));
+        let can_be_set = can_be_set(&own, &server);
+        let handed_over =
+            before.and_then(|before| Told::read(before.topic_settings.as_ref()?.as_bytes()).ok());
+        let in_force = handed_over.map_or_else(|| own.clone(), |told| told.settings);
+        let are_of_others = AtomicBool::new(in_force != own);
         let shared = SharedSettings {
-            server: name_of(backplane),
+            server,
             state: Mutex::new(State {
-                in_force: own.clone(),
+                in_force,
                 own,
-                is_to_set: !starts_again,
+                is_to_set: can_be_set && before.is_none(),
                 is_to_look: true,
                 named: None,
                 running: None,
             }),
             wake: Condvar::new(),
-            are_of_others: AtomicBool::new(false),
+            are_of_others,
         };
         let begun = Instant::now();
         while let Err(error) = shared.step(backplane) {
@@ -166,10 +174,19 @@ impl SharedSettings {
         if state.own == own {
             return;
         }
-        state.own = own.clone();
-        state.is_to_set = true;
-        self.apply(&mut state, own);
+        state.is_to_set = can_be_set(&own, &self.server);
+        state.is_to_look = true;
+        // What cannot hold for all does not hold here alone.
+        let settings = if state.is_to_set { own.clone() } else { state.in_force.clone() };
+        state.own = own;
+        self.apply(&mut state, settings);
         self.wake.notify_one();
+    }
+
+    /// The settings in force, for the program that starts in the place of this one. `None`: they are too many.
+    pub(crate) fn handed_over(&self) -> Option<String> {
+        let text = self.in_force().written_by(&self.server).ok()?;
+        String::from_utf8(text).ok()
     }
 
     /// The settings in force.
@@ -286,13 +303,7 @@ impl SharedSettings {
 
     /// Has the own settings hold for all.
     fn set(&self, backplane: &NatsBackplane, own: &TopicSettings) -> Result<Found, KeepError> {
-        let text = match own.written_by(&self.server) {
-            Ok(text) => text,
-            Err(why) => {
-                tracing::warn!("the topic settings of this server cannot hold for all servers: {why}");
-                return self.look(backplane, own);
-            }
-        };
+        let Ok(text) = own.written_by(&self.server) else { return self.look(backplane, own) };
         for _ in 0..TRIES {
             let value = backplane.get(KEY)?;
             let revision = value.as_ref().map_or(0, |value| value.revision);
@@ -326,6 +337,15 @@ impl SharedSettings {
         }
         state.in_force = settings;
     }
+}
+
+/// Whether these settings can hold for all. Otherwise the log says why.
+fn can_be_set(own: &TopicSettings, server: &str) -> bool {
+    let written = own.written_by(server);
+    let written = written.inspect_err(|why| {
+        tracing::warn!("the topic settings of this server cannot hold for all servers: {why}");
+    });
+    written.is_ok()
 }
 
 /// The machine and the node, by which an operator finds the server.
