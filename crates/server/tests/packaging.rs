@@ -224,8 +224,16 @@ fn the_values_of_the_chart_are_those_of_its_schema() {
 fn the_commands_of_the_guides_go_together() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
     let mut listen = 0;
-    for entry in fs::read_dir(docs.join("guides")).expect("the folder is there") {
-        let path = entry.expect("an entry").path();
+    let mut guides = Vec::new();
+    let mut folders = vec![docs.join("guides")];
+    while let Some(folder) = folders.pop() {
+        let entries =
+            fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("an entry").path());
+        let (inner, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+        folders.extend(inner);
+        guides.extend(files);
+    }
+    for path in guides {
         let text = fs::read_to_string(&path).expect("a text");
         for line in text.lines().filter(|line| line.contains("--listen ")) {
             assert!(!line.contains("8845"), "{}: {line}", path.display());

@@ -1,7 +1,8 @@
 //! The topic settings that servers share, and their form as JSON in the bucket beside the stream.
 //!
-//! Topic settings decide which events a subscriber finds in a topic. Bounds of a machine, such as the memory
-//! of the log, are none of them: each server has its own.
+//! Topic settings decide which events of a topic a server keeps in memory, and who is told of presence. What is
+//! older is read from the stream, which has bounds of its own. Bounds of a machine, such as the memory of the
+//! whole log, are no topic settings: each server has its own.
 
 use std::fmt;
 use std::time::Duration;
