@@ -270,6 +270,9 @@ impl Crowd {
     /// Starts the threads, which open their streams at once.
     pub(crate) fn start(plan: Plan) -> Outcome<Crowd> {
         let failed = |error| Failure::new(format!("a client thread cannot be started: {error}"));
+        if plan.http2.is_some() {
+            worker::prepare_http2().map_err(failed)?;
+        }
         let plan = Arc::new(plan);
         let common = Arc::new(Common {
             stage: AtomicU8::new(Stage::Opening as u8),

@@ -19,6 +19,7 @@ use mio::Token;
 use slab::Slab;
 
 use self::http2::Http2;
+pub(super) use self::http2::prepare as prepare_http2;
 use self::sockets::Sockets;
 use self::transport::{Transport, Turn};
 use self::tun::Tun;

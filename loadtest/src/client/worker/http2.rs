@@ -90,6 +90,12 @@ pub(super) struct Http2 {
     connections: HashMap<(SocketAddr, usize), Shares>,
 }
 
+/// Is to be called before the descriptor tables of the threads part ways: where tokio is built to handle signals,
+/// all its runtimes share a descriptor that the first one opens, and each table needs it.
+pub(in crate::client) fn prepare() -> io::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map(drop)
+}
+
 impl Transport for Http2 {
     fn new(_: usize, _: &Plan, control: &Control, subscribers: usize) -> io::Result<Http2> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
