@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Holds COUNT live subscribers on this one machine, client included, and delivers broadcasts to every one.
 #
-#   loadtest/million.sh [COUNT] [--backend epoll|io-uring] [--steered] [--tun] [--raise]
+#   loadtest/million.sh [COUNT] [--backend epoll|io-uring] [--steered] [--tun] [--heartbeat TIME] [--raise]
 #
 # With --steered the server has core 0, and the client and the receivers' kernel work have core 1, as behind a network
 # card: the server's CPU is then its own. Without it both share the cores, and a send includes the receiver's work.
 # With --tun the client has no sockets: it speaks TCP itself, over a TUN device in the namespace, so the kernel holds the
 # server's half alone. --steered then gives the server's core what its kernel receives, the acknowledgments.
+# --heartbeat is the server's: with millions of streams, the heartbeats of 20 seconds are most of what an idle server
+# and its client do, and leave little for openings.
 # It checks every limit first and names each that is too low, with the command that raises it. With --raise (as root) it
 # raises them itself, and puts them back at the end. Server and client run in a network namespace of their own; the
 # server runs as nobody, under the descriptor limit that it finds. When 1 GiB of memory is left the run ends and says
@@ -14,12 +16,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-name=million.sh count=1000000 backend=epoll raise=no steered=no tun=no
+name=million.sh count=1000000 backend=epoll raise=no steered=no tun=no heartbeat=()
 while [ $# -gt 0 ]; do
   case $1 in
     --raise) raise=yes ;;
     --steered) steered=yes ;;
     --tun) tun=yes ;;
+    --heartbeat) heartbeat=(--heartbeat "$2"); shift ;;
     --backend) backend=$2; shift ;;
     [0-9]*) count=$1 ;;
     *) echo "$name: unknown argument $1; see its first lines" >&2; exit 2 ;;
@@ -48,7 +51,7 @@ fi
 install -m 755 -t "$files" "$load/fanfare"
 chmod 755 "$files"
 "${inside[@]}" setpriv --reuid 65534 --regid 65534 --clear-groups \
-  "$files/fanfare" serve "${listen[@]}" --backend "$backend" --shards "$shards" --head-time 60s >"$files/said" 2>&1 &
+  "$files/fanfare" serve "${listen[@]}" --backend "$backend" --shards "$shards" --head-time 60s "${heartbeat[@]}" >"$files/said" 2>&1 &
 server=$!
 for _ in $(seq 100); do grep -q listening "$files/said" && break; sleep 0.1; done
 grep -q listening "$files/said" || { cat "$files/said" >&2; exit 1; }
