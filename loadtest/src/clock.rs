@@ -40,7 +40,7 @@ pub(crate) fn now() -> u64 {
 
 /// Date and time of now, UTC, as RFC 3339 has it.
 pub(crate) fn utc() -> String {
-    date_of(sys::calendar_seconds())
+    date_of(sys::calendar_ns() / SECOND)
 }
 
 /// From seconds since 1970 to a date of the Gregorian calendar.

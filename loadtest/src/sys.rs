@@ -30,11 +30,6 @@ pub(crate) fn monotonic_ns() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC)
 }
 
-/// Seconds since 1970 by the machine's calendar.
-pub(crate) fn calendar_seconds() -> u64 {
-    read_clock(libc::CLOCK_REALTIME) / 1_000_000_000
-}
-
 /// Nanoseconds since 1970, for what other programs date.
 pub(crate) fn calendar_ns() -> u64 {
     read_clock(libc::CLOCK_REALTIME)
