@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(text.unwrap(), told);
     }
 
-    /// A document whose figures nobody finds in the raw files would go on to stand there.
+    /// A document that has figures which are not in the raw files would stay as it is.
     #[test]
     fn what_the_files_do_not_have_is_an_error() {
         for (template, problem) in [
