@@ -115,7 +115,7 @@ fn pace(report: &mut Report, case: &Case<'_>) {
     }
 }
 
-/// A storm in which nothing was missed, or in which nobody could say where it was, tests nothing.
+/// A storm tests nothing where no event was missed, or where no stream had an id to come back with.
 fn storm(report: &mut Report, case: &Case<'_>) {
     let Kind::Storm(storm) = case.kind else { return };
     if storm.no_resume {
@@ -276,19 +276,16 @@ mod tests {
     use crate::scenario::Load;
     use crate::sys;
 
+    /// A fan-out of which nothing else matters.
+    fn case_of(load: &Load) -> Case<'_> {
+        Case { kind: &Kind::Fanout, load, groups: &[], name: "", published: 0, tried_out: 0, earlier: None }
+    }
+
     /// The client's part of a report: threads with so much processor time and a loop delay of a millisecond,
     /// in three seconds of publishing after which nothing came for five more.
     fn judged(threads: &[u64], tally: Tally, latency_us: f64) -> Report {
         let load = Load { client_cores: vec![1], ..Load::default() };
-        let case = Case {
-            kind: &Kind::Fanout,
-            load: &load,
-            groups: &[],
-            name: "",
-            published: 0,
-            tried_out: 0,
-            earlier: None,
-        };
+        let case = case_of(&load);
         let mut evidence = Evidence { active_since: SECOND, active_until: 4 * SECOND, ..Evidence::default() };
         evidence.window_before.at = SECOND;
         evidence.window_after.at = 9 * SECOND;
@@ -337,7 +334,7 @@ mod tests {
         assert_eq!(report.client.publisher_cpu_share, 0.95);
     }
 
-    /// The thread that conducts the run was nobody's: its work was in no figure.
+    /// The work of the thread that conducts the run was in no figure.
     #[test]
     fn the_conductor_is_a_part_of_the_client() {
         let mut evidence = Evidence::default();
@@ -351,15 +348,7 @@ mod tests {
 
         evidence.conductor_ns = 9 * MILLISECOND;
         let load = Load { client_cores: vec![1], ..Load::default() };
-        let case = Case {
-            kind: &Kind::Fanout,
-            load: &load,
-            groups: &[],
-            name: "",
-            published: 0,
-            tried_out: 0,
-            earlier: None,
-        };
+        let case = case_of(&load);
         let mut report = Report { subscribers: 1, ..Report::default() };
         client_figures(&mut report, &case, &evidence, &[]);
         client(&mut report, &case);
