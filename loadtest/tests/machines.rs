@@ -7,6 +7,7 @@ mod fake;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -316,17 +317,14 @@ fn latencies_are_right_where_the_clocks_differ() {
     assert!(number(2, "latencies_right_within_us") * 1e3 < number(2, "drift_ns") * 0.75, "{}", agents[2]);
 }
 
-#[test]
-fn an_agent_that_is_lost_ends_the_run_with_its_name() {
-    let stays = Machine::agent(&[]);
-    let goes = Machine::agent(&[]);
-    let name = goes.address.to_string();
-    let fake = honest();
+/// A run with agents that has published some events, and the file that its report will be in.
+fn begun(fake: &Fake, run: &str, options: &[&str]) -> (Child, PathBuf) {
     let file = fake::scratch("report.json");
     let child = fake::command()
-        .args("fanout -n 10 -r 100 -d 60s -q --server plain --url".split(' '))
-        .arg(format!("http://{}", fake.address))
-        .args(["--agents", &names(&[&stays, &goes]), "--token", TOKEN, "--json"])
+        .args(run.split(' '))
+        .args(["-q", "--server", "plain", "--url", &format!("http://{}", fake.address)])
+        .args(options)
+        .args(["--token", TOKEN, "--json"])
         .arg(&file)
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
@@ -335,6 +333,16 @@ fn an_agent_that_is_lost_ends_the_run_with_its_name() {
     while fake.published() < 20 {
         std::thread::sleep(Duration::from_millis(10));
     }
+    (child, file)
+}
+
+#[test]
+fn an_agent_that_is_lost_ends_the_run_with_its_name() {
+    let stays = Machine::agent(&[]);
+    let goes = Machine::agent(&[]);
+    let name = goes.address.to_string();
+    let fake = honest();
+    let (child, file) = begun(&fake, "fanout -n 10 -r 100 -d 60s", &["--agents", &names(&[&stays, &goes])]);
     drop(goes);
     let verdict = fake::verdict(&child.wait_with_output().unwrap(), &file);
     assert_eq!((verdict.code, &verdict.json["valid"]), (1, &false.into()), "{}", verdict.complaint);
@@ -574,19 +582,8 @@ fn a_watch_that_is_lost_ends_the_run() {
     let watch = Machine::watch(std::process::id());
     let name = watch.address.to_string();
     let (agent, fake) = (Machine::agent(&[]), honest());
-    let file = fake::scratch("report.json");
-    let child = fake::command()
-        .args("fanout -n 5 -r 100 -d 2s -q --server plain --url".split(' '))
-        .arg(format!("http://{}", fake.address))
-        .args(["--agents", &names(&[&agent]), "--server-watch", &name, "--token", TOKEN, "--json"])
-        .arg(&file)
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    while fake.published() < 20 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let options = ["--agents", &names(&[&agent]), "--server-watch", &name];
+    let (child, file) = begun(&fake, "fanout -n 5 -r 100 -d 2s", &options);
     drop(watch);
     let verdict = fake::verdict(&child.wait_with_output().unwrap(), &file);
     assert_eq!(verdict.code, 1, "{}", verdict.complaint);
