@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 pub const NATS_VERSION: &str = "2.15.3";
 
 /// The environment variable that names another program.
-const VARIABLE: &str = "FANFARE_NATS_SERVER";
+const VARIABLE: &str = "TESTS_NATS_SERVER";
 
-/// The path of a `nats-server`: what the environment variable `FANFARE_NATS_SERVER` names, or else version
+/// The path of a `nats-server`: what the environment variable `TESTS_NATS_SERVER` names, or else version
 /// [`NATS_VERSION`] below the target directory of cargo. Where it is not there yet it is installed with
 /// `go install`, once for all processes.
 ///
-/// Debian's `nats-server` 2.9.10 can be used, too: `FANFARE_NATS_SERVER=/usr/sbin/nats-server`.
+/// Debian's `nats-server` 2.9.10 can be used, too: `TESTS_NATS_SERVER=/usr/sbin/nats-server`.
 ///
 /// # Errors
 /// The variable names no program that tells its version, Go is missing, or the installation failed.
