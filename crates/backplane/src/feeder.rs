@@ -191,6 +191,7 @@ impl Feeder {
         counts.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         match message.stored.to_record(&self.shared.subjects) {
             Some(record) => {
+                self.shared.recent.note(number, &record.event);
                 let bytes = bytes.clamp(1, CHANNEL_BYTES) as u32;
                 self.send(Item::Event { record, bytes }, bytes).await;
             }

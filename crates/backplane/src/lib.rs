@@ -75,6 +75,7 @@ mod nodes;
 mod options;
 mod probe;
 mod reader;
+mod recent;
 mod runs;
 mod shared;
 mod status;

@@ -14,6 +14,7 @@ use crate::holes::Holes;
 use crate::link::Link;
 use crate::nodes::Nodes;
 use crate::options::NatsOptions;
+use crate::recent::Recent;
 use crate::runs::Runs;
 use crate::status::NatsStatus;
 use crate::stream;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     pub(crate) runs: Runs,
     pub(crate) holes: Holes,
+    pub(crate) recent: Recent,
     extent: Extent,
     feed: RwLock<Option<Feed>>,
     /// One decision at a time: the engine learns the last one.
@@ -125,6 +127,7 @@ impl Shared {
             counts: Counts::default(),
             runs: Runs::default(),
             holes: Holes::default(),
+            recent: Recent::default(),
             extent: Extent::default(),
             feed: RwLock::default(),
             deciding: Mutex::default(),

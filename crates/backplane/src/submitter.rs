@@ -379,19 +379,23 @@ impl Submitter {
         let event = &batch.queued.submission.events()[flight.index];
         // An event that was sent more than once is its own duplicate.
         let accepted = Accepted { number: stored, is_duplicate: flight.sends == 1 };
-        let record = match found {
+        let identity = match found {
             Err(_) => {
                 flight.resend_at = Some(Instant::now() + RETRY);
                 return;
             }
-            // It was trimmed, and cannot be compared. It may be another event, with other topics.
-            Ok(None) if flight.is_qualified => {
-                return self.finish(number, Err(SubmitFailure::Undecided));
-            }
-            Ok(None) => None,
-            Ok(Some(message)) => message.to_record(&self.shared.subjects),
+            Ok(Some(message)) => message
+                .to_record(&self.shared.subjects)
+                .map_or(Identity::Different, |record| Identity::of(&record.event, event)),
+            // It was dropped. Where this node has not read it, nothing can tell whether it was this event. If
+            // the event was stored again, subscribers could get it twice. And a subscriber that resumes from
+            // its id would begin behind the second copy, and would not learn of what was dropped before it.
+            Ok(None) => match self.shared.recent.compare(stored, event) {
+                Some(identity) => identity,
+                None => return self.finish(number, Err(SubmitFailure::Undecided)),
+            },
         };
-        match record.map_or(Identity::Different, |record| Identity::of(&record.event, event)) {
+        match identity {
             Identity::Same => self.accept(number, accepted),
             Identity::Conflict => self.finish(number, Err(SubmitFailure::Conflict)),
             Identity::Different if flight.is_qualified => {

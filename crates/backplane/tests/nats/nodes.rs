@@ -63,24 +63,54 @@ fn an_event_with_an_own_id_is_there_once_whichever_node_it_comes_to() {
     assert_eq!((next_data(&mut client), next_data(&mut client)), ("x".to_owned(), "end".to_owned()));
 }
 
+/// A node without history in memory.
+fn forgetful(server: &NatsServer) -> Node {
+    use fanfare_proto::limits::Limits;
+    let backplane = fanfare_backplane::NatsBackplane::connect(crate::support::options(server)).unwrap();
+    let mut limits = Limits::default();
+    limits.log.retention.events = 0;
+    let engine = fanfare::Engine::builder().shards(1).limits(limits).backplane(backplane.clone());
+    Node { engine: engine.start().unwrap(), backplane }
+}
+
 /// The same, where the node that repeats has no event in memory: the stream says that it has the id, and the
 /// node compares.
 #[test]
 fn what_the_stream_has_is_compared() {
-    use fanfare_proto::limits::Limits;
     let server = server();
     let one = Node::start(&server);
     one.publish(with_id("7", "x")).unwrap();
-    let backplane = fanfare_backplane::NatsBackplane::connect(crate::support::options(&server)).unwrap();
-    let mut limits = Limits::default();
-    limits.log.retention.events = 0;
-    let engine = fanfare::Engine::builder().shards(1).limits(limits).backplane(backplane.clone());
-    let other = Node { engine: engine.start().unwrap(), backplane };
+    let other = forgetful(&server);
     let again = other.publish_all(vec![with_id("7", "x")]).unwrap();
     assert_eq!((again.count, again.duplicates.len()), (1, 1));
     assert_eq!(other.publish(with_id("7", "y")), Err(PublishError::IdConflict { index: 0 }));
     let status = other.backplane.status();
     assert_eq!((status.duplicates, status.refused), (1, 1));
+}
+
+/// The stream still knows the id, and has dropped the event. A node that has read it knows what it was. One
+/// that has not must neither store it a second time nor say that it is there.
+#[test]
+fn what_the_stream_has_dropped_is_not_stored_again() {
+    let server = server();
+    let one = forgetful(&server);
+    let mut client = one.subscribe();
+    one.publish(with_id("7", "x")).unwrap();
+    server.client().unwrap().purge_stream("FANFARE", 0).unwrap();
+    let again = one.publish_all(vec![with_id("7", "x")]).unwrap();
+    assert_eq!((again.count, again.duplicates.len()), (1, 1));
+    assert_eq!(one.publish(with_id("7", "y")), Err(PublishError::IdConflict { index: 0 }));
+    let undecided = Err(PublishError::Undecided);
+    let other = forgetful(&server);
+    assert_eq!(other.publish(with_id("7", "x")), undecided);
+    let elsewhere = with_id("7", "b").with_topic(topic("b")).unwrap();
+    assert_eq!(other.publish(elsewhere.clone()), undecided);
+    // It is known to be another event.
+    one.publish(elsewhere).unwrap();
+    one.publish(event("end")).unwrap();
+    for data in ["x", "b", "end"] {
+        assert_eq!(next_data(&mut client), data);
+    }
 }
 
 /// An own id belongs to the topics that it was published to.
