@@ -28,6 +28,9 @@ pub(crate) mod code {
     pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10071;
 }
 
+/// How long a consumer lives that delivers nothing and was not deleted.
+const UNUSED: Duration = Duration::from_secs(5);
+
 /// Calls to JetStream for one stream.
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -57,6 +60,8 @@ pub(crate) struct StreamInfo {
     /// When the stream was created, as the server writes it.
     pub(crate) created: String,
     pub(crate) first: u64,
+    /// When the first message was stored, in milliseconds since 1970. Zero: there is none.
+    pub(crate) first_ms: u64,
     pub(crate) last: u64,
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
@@ -206,6 +211,42 @@ impl Api {
         Run { messages, end }
     }
 
+    /// How many messages of a subject there are.
+    pub(crate) async fn messages_of(&self, subject: &str, patience: Duration) -> Result<u64, ApiError> {
+        let body = json!({ "subjects_filter": subject });
+        let value = self.call(&format!("STREAM.INFO.{}", self.stream), &body, patience).await?;
+        Ok(value["state"]["subjects"][subject].as_u64().unwrap_or_default())
+    }
+
+    /// How many messages of a subject have this number or a higher one. A consumer is made for it that delivers
+    /// nothing.
+    pub(crate) async fn messages_from(
+        &self,
+        from: u64,
+        subject: &str,
+        patience: Duration,
+    ) -> Result<u64, ApiError> {
+        let config = json!({
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": from,
+            "filter_subject": subject,
+            "ack_policy": "explicit",
+            "mem_storage": true,
+            "num_replicas": 1,
+            "inactive_threshold": UNUSED.as_nanos() as u64,
+        });
+        let body = json!({ "stream_name": *self.stream, "config": config });
+        let created = self.call(&format!("CONSUMER.CREATE.{}", self.stream), &body, patience).await?;
+        let name = created["name"].as_str().unwrap_or_default();
+        let (api, what) = (self.clone(), format!("CONSUMER.DELETE.{}.{name}", self.stream));
+        // A server keeps a bounded number of consumers.
+        tokio::spawn(async move { api.call(&what, &Value::Null, UNUSED).await });
+        let is_echoed =
+            created["config"]["filter_subject"] == subject && created["config"]["opt_start_seq"] == from;
+        let count = created["num_pending"].as_u64().filter(|_| is_echoed);
+        count.ok_or_else(|| ApiError::Nonsense("a consumer is not as it was asked for".to_owned()))
+    }
+
     async fn message(&self, body: &Value, patience: Duration) -> Result<Option<Fetched>, ApiError> {
         match self.call(&format!("STREAM.MSG.GET.{}", self.stream), body, patience).await {
             Ok(mut value) => Fetched::of(value["message"].take()).map(Some),
@@ -308,6 +349,7 @@ impl StreamInfo {
                 .ok_or_else(|| ApiError::Nonsense("the stream has no time".to_owned()))?
                 .to_owned(),
             first: number("first_seq")?,
+            first_ms: state["first_ts"].as_str().and_then(parse_time).unwrap_or_default(),
             last: number("last_seq")?,
             messages: number("messages")?,
             bytes: number("bytes")?,

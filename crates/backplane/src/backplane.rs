@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use fanfare::{Backplane, Feed, NotAccepted, Submission, SubmitFailure};
+use fanfare_proto::limits::{LogLimits, Retention, RetentionRule};
 use fanfare_store::StoreReader;
 use fanfare_store::encoding::event_bytes;
 use tokio::runtime::{Builder, Handle};
@@ -95,6 +96,11 @@ impl NatsBackplane {
 impl Backplane for NatsBackplane {
     fn reader(&self) -> Arc<dyn StoreReader> {
         Arc::clone(&self.reader) as Arc<dyn StoreReader>
+    }
+
+    fn set_retention(&self, retention: Retention, rules: &[RetentionRule]) {
+        let limits = LogLimits::default().with_retention(retention).with_rules(rules.to_vec());
+        self.shared.retained.set(limits);
     }
 
     fn begin(&self, feed: Feed, after: u64) {

@@ -76,6 +76,7 @@ mod options;
 mod probe;
 mod reader;
 mod recent;
+mod retained;
 mod runs;
 mod shared;
 mod status;

@@ -6,8 +6,11 @@
 //! after the other. The leader of the stream says where a run begins, and whether there is more behind its
 //! end: it has all that was acknowledged, and it answers in a form in which no message can harm the
 //! connection.
+//!
+//! Subscribers are given what the retention of the topics covers ([`crate::retained`]). An engine that starts
+//! is given everything: its log in memory notes what it does not keep.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +25,7 @@ use tokio::time::Instant;
 use crate::api::{ApiError, Fetched, RunEnd};
 use crate::consumer::{Ended, Filter, Incoming, Reading, Received};
 use crate::holes::Hole;
+use crate::retained::Expiry;
 use crate::shared::Shared;
 
 /// How long a call may take.
@@ -158,7 +162,7 @@ impl StoreReader for StreamReader {
             let page = match query {
                 Query::All => {
                     let sessions = Arc::clone(&self.sessions);
-                    self.wait(async move { read_all(&shared, &sessions, after, newest, bounds).await })
+                    self.wait(async move { read_all(&shared, sessions, after, newest, bounds).await })
                 }
                 Query::Topics(topics) => {
                     let topics = topics.to_vec();
@@ -171,6 +175,24 @@ impl StoreReader for StreamReader {
             }
             std::thread::sleep(REST);
         }
+    }
+
+    fn gone(&self, query: Query<'_>, after: u64) -> Result<Gone, Error> {
+        let (shared, newest) = (Arc::clone(&self.shared), self.shared.delivered());
+        let topics = match query {
+            Query::All => None,
+            Query::Topics(topics) => Some(topics.to_vec()),
+        };
+        self.wait(async move {
+            let expired = match topics {
+                // What has expired of each topic is known when all has been read. A reader that begins with
+                // the first event has missed nothing before it, and is told of no gap on the way.
+                None if after == 0 => newest,
+                None => skip_expired(&shared, after, newest).await?.gone,
+                Some(topics) => ExpiredTopics::ask(&shared, &topics, after, newest).await?.gone,
+            };
+            Ok(gone_up_to(expired.max(shared.first().saturating_sub(1))))
+        })
     }
 
     fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
@@ -207,7 +229,53 @@ async fn confirm(shared: &Shared, holes: &[Hole]) -> Result<Vec<Hole>, String> {
     Ok(confirmed.into_iter().flatten().collect())
 }
 
+/// What is left out of a read of all topics.
+struct Skipped {
+    /// The read begins after this number.
+    after: u64,
+    /// Up to here something is expired that is behind where the reader is. Zero: nothing is.
+    gone: u64,
+}
+
+/// Goes past what is expired of every topic.
+async fn skip_expired(shared: &Shared, after: u64, newest: u64) -> Result<Skipped, String> {
+    let expired = Expiry::new(shared, newest).of_all().await?;
+    if expired <= after {
+        return Ok(Skipped { after, gone: 0 });
+    }
+    let has_messages = has_messages(shared, ">", after, expired).await?;
+    Ok(Skipped { after: expired, gone: if has_messages { expired } else { 0 } })
+}
+
+/// Whether there are messages of the subject behind `after`, up to the number `up_to`.
+async fn has_messages(shared: &Shared, subject: &str, after: u64, up_to: u64) -> Result<bool, String> {
+    let next = shared.api.next_message(after + 1, subject, STEP).await.map_err(|error| error.to_string())?;
+    Ok(next.is_some_and(|message| message.stored.number <= up_to))
+}
+
+/// All events, for subscribers with patterns, and for an engine that starts.
 async fn read_all(
+    shared: &Shared,
+    sessions: Arc<Mutex<Vec<Session>>>,
+    after: u64,
+    newest: u64,
+    bounds: Bounds,
+) -> Result<Page, String> {
+    if !shared.has_begun() {
+        return read_everything(shared, &sessions, after, newest, bounds).await;
+    }
+    let skipped = skip_expired(shared, after, newest).await?;
+    let mut page = read_everything(shared, &sessions, skipped.after, newest, bounds).await?;
+    let mut expiry = Expiry::new(shared, newest);
+    for record in std::mem::take(&mut page.records) {
+        let is_covered = expiry.covers(record.number, &record.event).await?;
+        if is_covered { &mut page.records } else { &mut page.expired }.push(record);
+    }
+    page.gone = page.gone.and(gone_up_to(skipped.gone));
+    Ok(page)
+}
+
+async fn read_everything(
     shared: &Shared,
     sessions: &Mutex<Vec<Session>>,
     after: u64,
@@ -222,8 +290,8 @@ async fn read_all(
             // Others go on with these consumers. To take one away from them would make each page start anew.
             None if sessions.len() >= MOST_SESSIONS && sessions.iter().all(is_taken) => {
                 drop(sessions);
-                return read_lines(shared, vec![shared.subjects.all()], |_| true, after, newest, bounds)
-                    .await;
+                let line = Line::new(shared.subjects.all(), after);
+                return read_lines(shared, vec![line], |_| true, after, newest, bounds).await;
             }
             None => {
                 let reading = Reading::new(shared.api.clone(), Filter::default(), after + 1);
@@ -356,25 +424,80 @@ async fn read_topics(
     newest: u64,
     bounds: Bounds,
 ) -> Result<Page, String> {
-    let mut subjects: Vec<String> = topics.iter().map(|topic| shared.subjects.of_topic(topic)).collect();
-    subjects.sort_unstable();
-    subjects.dedup();
-    subjects.push(shared.subjects.multi());
-    let is_wanted = |record: &Record| record.event.topics().iter().any(|topic| topics.contains(topic));
-    read_lines(shared, subjects, is_wanted, after, newest, bounds).await
+    let expired = ExpiredTopics::ask(shared, topics, after, newest).await?;
+    let mut lines: Vec<Line> = expired
+        .topics
+        .iter()
+        .map(|(topic, up_to)| Line::new(shared.subjects.of_topic(topic), after.max(*up_to)))
+        .collect();
+    // There is a number for each topic, unless there is no topic.
+    let of_all = expired.topics.values().min().copied().unwrap_or_default();
+    lines.push(Line::new(shared.subjects.multi(), after.max(of_all)));
+    let mut gone = expired.gone;
+    let is_wanted = |record: &Record| {
+        let of_topics = record.event.topics().iter().filter_map(|topic| expired.topics.get(topic));
+        let (mut is_covered, mut expired_up_to) = (false, 0);
+        for up_to in of_topics {
+            match record.number > *up_to {
+                true => is_covered = true,
+                false => expired_up_to = *up_to.max(&expired_up_to),
+            }
+        }
+        if !is_covered {
+            gone = gone.max(expired_up_to);
+        }
+        is_covered
+    };
+    let mut page = read_lines(shared, lines, is_wanted, after, newest, bounds).await?;
+    page.gone = page.gone.and(gone_up_to(gone));
+    Ok(page)
+}
+
+/// What is expired of some topics.
+struct ExpiredTopics {
+    /// For each topic: everything up to this number is.
+    topics: BTreeMap<Topic, u64>,
+    /// Up to here something is expired that is behind where the reader is. Zero: nothing is.
+    gone: u64,
+}
+
+impl ExpiredTopics {
+    async fn ask(
+        shared: &Shared,
+        topics: &[Topic],
+        after: u64,
+        newest: u64,
+    ) -> Result<ExpiredTopics, String> {
+        let (mut expiry, mut of_topics, mut gone) = (Expiry::new(shared, newest), BTreeMap::new(), 0);
+        for topic in topics {
+            let up_to = if shared.has_begun() { expiry.of_topic(topic).await? } else { 0 };
+            let is_new = of_topics.insert(topic.clone(), up_to).is_none();
+            if is_new
+                && up_to > gone.max(after)
+                && has_messages(shared, &shared.subjects.of_topic(topic), after, up_to).await?
+            {
+                gone = up_to;
+            }
+        }
+        // Events of several topics are under one subject, which does not tell the topics.
+        let of_all = of_topics.values().min().copied().unwrap_or_default();
+        if of_all > gone.max(after) && has_messages(shared, &shared.subjects.multi(), after, of_all).await? {
+            gone = of_all;
+        }
+        Ok(ExpiredTopics { topics: of_topics, gone })
+    }
 }
 
 /// The messages of these subjects that are wanted, in order.
 async fn read_lines(
     shared: &Shared,
-    subjects: Vec<String>,
-    is_wanted: impl Fn(&Record) -> bool,
+    mut lines: Vec<Line>,
+    mut is_wanted: impl FnMut(&Record) -> bool,
     after: u64,
     newest: u64,
     bounds: Bounds,
 ) -> Result<Page, String> {
     let begin = Instant::now();
-    let mut lines: Vec<Line> = subjects.into_iter().map(|subject| Line::new(subject, after)).collect();
     let firsts = lines.iter_mut().map(|line| line.fill(shared, newest, Bounds { records: 1, ..bounds }));
     try_join_all(firsts).await?;
     let (mut page, mut bytes, mut steps) = (Page::default(), 0, 0);
@@ -392,7 +515,7 @@ async fn read_lines(
         steps += 1;
         let Some(message) = lines[index].ready.front() else { break };
         let record = message.to_record(&shared.subjects);
-        if let Some(record) = record.filter(&is_wanted) {
+        if let Some(record) = record.filter(&mut is_wanted) {
             let more = event_bytes(&record.event);
             if !page.records.is_empty() && bytes + more > bounds.bytes {
                 break;

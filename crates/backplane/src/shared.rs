@@ -15,6 +15,7 @@ use crate::link::Link;
 use crate::nodes::Nodes;
 use crate::options::NatsOptions;
 use crate::recent::Recent;
+use crate::retained::Retained;
 use crate::runs::Runs;
 use crate::status::NatsStatus;
 use crate::stream;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) runs: Runs,
     pub(crate) holes: Holes,
     pub(crate) recent: Recent,
+    pub(crate) retained: Retained,
     extent: Extent,
     feed: RwLock<Option<Feed>>,
     /// One decision at a time: the engine learns the last one.
@@ -62,6 +64,8 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Extent {
     first: AtomicU64,
+    /// When the first message was stored, in milliseconds since 1970.
+    first_ms: AtomicU64,
     last: AtomicU64,
     messages: AtomicU64,
     bytes: AtomicU64,
@@ -128,6 +132,7 @@ impl Shared {
             runs: Runs::default(),
             holes: Holes::default(),
             recent: Recent::default(),
+            retained: Retained::default(),
             extent: Extent::default(),
             feed: RwLock::default(),
             deciding: Mutex::default(),
@@ -145,6 +150,7 @@ impl Shared {
     pub(crate) fn note_info(&self, info: &StreamInfo, generation: u64) {
         let extent = &self.extent;
         extent.first.store(info.first, Ordering::Relaxed);
+        extent.first_ms.store(info.first_ms, Ordering::Relaxed);
         extent.last.store(info.last, Ordering::Relaxed);
         extent.messages.store(info.messages, Ordering::Relaxed);
         extent.bytes.store(info.bytes, Ordering::Relaxed);
@@ -217,6 +223,11 @@ impl Shared {
 
     pub(crate) fn first(&self) -> u64 {
         self.extent.first.load(Ordering::Relaxed)
+    }
+
+    /// When the first message was stored, in milliseconds since 1970.
+    pub(crate) fn first_ms(&self) -> u64 {
+        self.extent.first_ms.load(Ordering::Relaxed)
     }
 
     pub(crate) fn size(&self) -> (u64, u64) {

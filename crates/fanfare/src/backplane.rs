@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fanfare_proto::event::Event;
+use fanfare_proto::limits::{Retention, RetentionRule};
 use fanfare_store::{Record, StoreReader};
 
 use crate::hub::{Sequencer, SubmissionSlot};
@@ -31,6 +32,11 @@ pub trait Backplane: Send + Sync {
     /// number the engine starts. A read may wait for the network, within a bound, and fails with
     /// [`fanfare_store::Error::Unreachable`] where the log cannot be reached.
     fn reader(&self) -> Arc<dyn StoreReader>;
+
+    /// What is kept of each topic. [`Backplane::reader`] gives subscribers nothing beyond it, although the log
+    /// may have more: [`fanfare_store::Page::expired`] and [`fanfare_store::Page::gone`]. It is called before
+    /// the engine reads, and with each change ([`crate::Hub::set_retention`]).
+    fn set_retention(&self, retention: Retention, rules: &[RetentionRule]);
 
     /// The engine has started: everything behind this number goes to the feed from now on, in order. It is
     /// called once.

@@ -418,6 +418,9 @@ impl Builder {
 
         let life_cycle =
             (limits.life_cycle_events > 0).then(|| LifeCycleQueue::new(limits.life_cycle_events, count));
+        if let Some(backplane) = &self.backplane {
+            backplane.set_retention(limits.log.retention, &limits.log.rules);
+        }
         let of_store = self.store.as_ref().map(|options| Arc::clone(&options.store) as Arc<dyn StoreReader>);
         let reader = of_store.or(self.backplane.as_ref().map(|backplane| backplane.reader()));
         let recovered = reader.as_deref().map(|reader| Recovered::read(reader, &limits.log, Clock::start()));

@@ -33,7 +33,7 @@ use fanfare_proto::link::LinkKey;
 use fanfare_proto::log::{EARLIEST, Start};
 use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
-use fanfare_store::{Bounds, Error, Page, Query, Record, StoreReader};
+use fanfare_store::{Bounds, Error, Gone, Query, Record, StoreReader};
 
 use crate::mailbox::{Mail, Mailbox};
 use crate::store::{StoreCounts, unix_ms};
@@ -253,8 +253,8 @@ impl Selectors {
     }
 
     /// Up to where something is gone.
-    fn gone(&self, page: &Page) -> u64 {
-        if self.see_private() { page.gone.newest } else { page.gone.newest_public }
+    fn gone(&self, gone: Gone) -> u64 {
+        if self.see_private() { gone.newest } else { gone.newest_public }
     }
 }
 
@@ -595,18 +595,15 @@ impl HistoryReader {
 
     /// The same as [`fanfare_proto::log::Log::resume`], by what the store has.
     fn start_of(&self, id: &str, selectors: &Selectors) -> Result<Start, Error> {
-        let bounds = Bounds { records: 1, ..PAGE };
-        // What is gone is known with any page.
-        let newest = self.newest.load(Ordering::Relaxed);
-        let gone = selectors.gone(&self.store.read(selectors.query(), newest, bounds)?);
+        let number = match Cursor::parse(id) {
+            Some(Cursor { epoch, seq }) if epoch == self.epoch() => Some(seq),
+            None if id != EARLIEST => self.number_of(id, selectors)?,
+            _ => None,
+        };
+        let gone = selectors.gone(self.store.gone(selectors.query(), number.unwrap_or(0))?);
         if id == EARLIEST {
             return Ok(Start::At { cursor: gone, from: 0 });
         }
-        let number = match Cursor::parse(id) {
-            Some(Cursor { epoch, seq }) if epoch == self.epoch() => Some(seq),
-            Some(_) => None,
-            None => self.number_of(id, selectors)?,
-        };
         Ok(match number {
             Some(seq) if seq >= gone => Start::At { cursor: seq, from: seq },
             _ => Start::Gap { cursor: gone, from: number.unwrap_or(0) },
@@ -633,8 +630,13 @@ impl HistoryReader {
     fn page(&self, after: u64, selectors: &Selectors) -> Result<HistoryPage, Error> {
         let newest = self.newest.load(Ordering::Relaxed);
         let page = self.store.read(selectors.query(), after, PAGE)?;
-        let gone = selectors.gone(&page);
+        let mut gone = selectors.gone(page.gone);
         let (now, now_ms, epoch) = (self.clock.now(), unix_ms(self.clock.date()), self.epoch());
+        let is_wanted = |record: Record| selectors.selection().wants(&frame_of(record, epoch, now, now_ms));
+        if page.expired.into_iter().any(is_wanted) {
+            // More may follow. The subscriber is told once.
+            gone = gone.max(newest);
+        }
         let up_to = if page.is_end { newest.max(after) } else { page.up_to.min(newest) };
         let frames = page.records.into_iter().take_while(|record| record.number <= newest);
         let frames = frames.map(|record| frame_of(record, epoch, now, now_ms));

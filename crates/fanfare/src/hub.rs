@@ -624,6 +624,9 @@ impl Hub {
             limits.log.retention = retention;
             limits.log.rules = rules.clone();
         });
+        if let Some(shared) = &self.inner.backplane {
+            shared.backplane.set_retention(retention, &rules);
+        }
         let locked = self.inner.common.log.lock_unless_broken();
         // A log that is half changed ends the engine.
         let Some(mut log) = locked else { return };

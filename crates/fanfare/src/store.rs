@@ -205,7 +205,7 @@ impl Recovered {
         // What may be missing without a trace is before all that is in memory.
         let begin = if state.oldest == 0 { state.newest } else { (state.oldest - 1).max(state.lost) };
         let mean = state.bytes.checked_div(state.records).unwrap_or(0) as usize + RECORD_OVERHEAD;
-        let mut count = (limits.total_bytes / mean).min(MOST_RECORDS) as u64;
+        let mut count = (limits.total_bytes / mean).clamp(1, MOST_RECORDS) as u64;
         let now_ms = unix_ms(clock.date());
         loop {
             let after = state.newest.saturating_sub(count).max(begin);
@@ -221,8 +221,8 @@ impl Recovered {
             };
             let bytes = recovered.read_records(store, limits.total_bytes)?;
             // There are fewer where numbers have holes, and where the newest events are smaller than others.
-            if after == begin || bytes > limits.total_bytes / 2 || recovered.records.len() >= MOST_RECORDS / 8
-            {
+            let is_full = bytes > limits.total_bytes / 2 || recovered.after > after;
+            if after == begin || is_full || recovered.records.len() >= MOST_RECORDS / 8 {
                 recovered.ask_what_is_gone(store)?;
                 return Ok(recovered);
             }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use fanfare::testing::Client;
 use fanfare::{
     Accepted, Backplane, Durability, Engine, Epoch, Event, EventId, Feed, Hub, Interrupted, LogBreak,
-    NotAccepted, PublishError, Published, Store, StoreFailure, StoreReader, Submission, SubmitFailure,
-    Subscribe, Topic, testing,
+    NotAccepted, PublishError, Published, Retention, RetentionRule, Store, StoreFailure, StoreReader,
+    Submission, SubmitFailure, Subscribe, Topic, testing,
 };
 use fanfare_proto::limits::LogLimits;
 use fanfare_store::{Bounds, Error, MemoryStore, Page, Query, Record, State};
@@ -53,6 +53,8 @@ struct Links {
     /// The feed is given back to the test.
     breaks: Mutex<Option<LogBreak>>,
     has_ended: AtomicBool,
+    /// What the engine has said is kept.
+    retention: Mutex<Option<(Retention, Vec<RetentionRule>)>>,
 }
 
 impl SharedLog {
@@ -145,6 +147,10 @@ impl Node {
 impl Backplane for Node {
     fn reader(&self) -> Arc<dyn StoreReader> {
         Arc::new(self.clone())
+    }
+
+    fn set_retention(&self, retention: Retention, rules: &[RetentionRule]) {
+        *self.links.retention.lock().unwrap() = Some((retention, rules.to_vec()));
     }
 
     fn begin(&self, feed: Feed, after: u64) {
@@ -458,6 +464,19 @@ fn resume_reaches_back_into_the_shared_log() {
 }
 
 /// An event that is no event of this engine leaves a hole.
+/// The log that nodes share learns what is kept, at the start and with each change.
+#[test]
+fn the_retention_is_told_to_the_shared_log() {
+    let node = SharedLog::new().node();
+    let limits = fanfare::Limits::default();
+    let of_start = limits.log.retention;
+    let engine = node.start_with(|builder| builder.limits(limits));
+    assert_eq!(*node.links.retention.lock().unwrap(), Some((of_start, Vec::new())));
+    let rule = RetentionRule::new("otp/*".parse().unwrap(), of_start.with_events(0));
+    engine.hub().set_retention(of_start.with_events(7), vec![rule.clone()]);
+    assert_eq!(*node.links.retention.lock().unwrap(), Some((of_start.with_events(7), vec![rule])));
+}
+
 #[test]
 fn what_cannot_be_delivered_is_left_out_and_counted() {
     let log = SharedLog::new();

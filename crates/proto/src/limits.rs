@@ -192,6 +192,11 @@ setters! {
 }
 
 impl LogLimits {
+    /// What is kept of this topic: by the first rule that matches, or by the general retention.
+    pub fn retention_of(&self, topic: &Topic) -> &Retention {
+        self.retention_at(self.rule_of(topic))
+    }
+
     /// Which retention a topic has; see [`LogLimits::retention_at`].
     pub(crate) fn rule_of(&self, topic: &Topic) -> u32 {
         let rule = self.rules.iter().position(|rule| rule.topics.matches(topic));

@@ -73,7 +73,7 @@ on_both_backends! {
         let nats = Nats::start();
         let link = Link::start(nats.server.address()).expect("a link");
         let near = nats.node(backend, &[]);
-        let far = node_at(&format!("nats://{}", link.address()), backend, &["--retain-events", "1"]);
+        let far = node_at(&format!("nats://{}", link.address()), backend, &["--log-bytes", "1"]);
         assert_eq!(publish(&near, "a", "1", Some("x")).status, 200);
         // The far one has no longer the event in memory.
         near.publish("a", "2");
@@ -125,7 +125,7 @@ on_both_backends! {
     /// 64 such subscribers a second kept all servers from reading the stream anew.
     fn searches_for_ids_use_up_no_consumers(backend) {
         let nats = Nats::start();
-        let server = nats.node(backend, &["--retain-events", "1"]);
+        let server = nats.node(backend, &["--log-bytes", "1"]);
         (0..20).for_each(|number| drop(server.publish("a", &number.to_string())));
         for number in 0..60 {
             assert_eq!(resume(&server, "a", &format!("unknown-{number}")).header("Fanfare-Gap"), Some("true"));
@@ -302,7 +302,7 @@ on_both_backends! {
     /// Resume reaches back into the stream, behind what a server has in memory.
     fn resume_reaches_back_into_the_stream(backend) {
         let nats = Nats::start();
-        let server = nats.node(backend, &["--retain-events", "3"]);
+        let server = nats.node(backend, &["--log-bytes", "1"]);
         let ids: Vec<String> = (0..200).map(|number| server.publish("a", &number.to_string())).collect();
         (0..20).for_each(|number| drop(server.publish("b", &number.to_string())));
         let mut resumed = resume(&server, "a", &ids[4]);
@@ -314,7 +314,7 @@ on_both_backends! {
     /// What the stream has dropped is a gap.
     fn what_the_stream_has_trimmed_is_a_gap(backend) {
         let nats = Nats::start();
-        let server = nats.node(backend, &["--retain-events", "3"]);
+        let server = nats.node(backend, &["--log-bytes", "1"]);
         let ids: Vec<String> = (0..50).map(|number| server.publish("a", &number.to_string())).collect();
         nats.server.client().expect("a connection").purge_stream("FANFARE", 20).expect("it is purged");
         // The server looks at the stream once a second or so.

@@ -2,10 +2,14 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fanfare_testkit::nats::{Cut, Link};
-use serde_json::json;
+use serde_json::{Value, json};
 use support::file::ConfigFile;
 use support::nats::{Nats, expect_ready, node_at};
 use support::{Backend, Connection, Server, eventually, on_both_backends};
@@ -249,53 +253,128 @@ on_both_backends! {
     /// Somebody writes anything into the bucket, or deletes what is there.
     fn topic_settings_that_cannot_be_read_change_nothing(backend) {
         let nats = Nats::start();
-        let servers = [nats.node(backend, &["--retain-events", "9"]), nats.node(backend, &["--retain-events", "7"])];
+        let admin = ["--admin", "127.0.0.1:0", "--admin-host", "fanfare.test"];
+        let mut first = nats.node(backend, &[&["--retain-events", "9"][..], &admin].concat());
+        let admin = first.admin_address();
+        let servers = [first, nats.node(backend, &["--retain-events", "7"])];
         publish_many(&servers[0], "a", 20);
         for server in &servers {
             expect_retained(server, "a", 7);
         }
-        let mut client = nats.server.client().expect("a connection");
-        let mut write = |value: &[u8]| drop(client.publish_acked(TOPIC_SETTINGS, &[], value).expect("it is stored"));
-        let warnings = |server: &Server| server.log().matches("settings of the cluster cannot be used").count();
+        let is_unreadable = || {
+            let metrics = Connection::open(admin).request("GET", "/metrics", &[]).text();
+            let name = "fanfare_shared_log_settings_unreadable ";
+            metrics.lines().find_map(|line| line.strip_prefix(name)).expect("the metric").to_owned()
+        };
+        let write = |value: &[u8], headers: &[(&str, &str)]| {
+            let mut client = nats.server.client().expect("a connection");
+            client.publish_acked(TOPIC_SETTINGS, headers, value).expect("it is stored");
+        };
+        let events = || {
+            let mut client = nats.server.client().expect("a connection");
+            let request = json!({ "last_by_subj": TOPIC_SETTINGS });
+            let found = client.jetstream("STREAM.MSG.GET.KV_FANFARE_state", &request).expect("an answer");
+            let text = found["message"]["data"].as_str().map(|data| STANDARD.decode(data).expect("Base64"))?;
+            serde_json::from_slice::<Value>(&text).ok()?["events"].as_u64()
+        };
         let zero = json!({ "version": 1, "server": "x", "events": 1, "bytes": 1, "age_ms": 0, "rules": [],
             "presence": [], "presence_interval_ms": 1000 });
-        let values = [b"\xff{".to_vec(), zero.to_string().into_bytes(), vec![b'['; 300_000], b"{\"version\":2}".to_vec()];
-        for (index, value) in values.iter().enumerate() {
-            write(value);
-            for server in &servers {
-                eventually("the log says so", || (warnings(server) == index + 1).then_some(()));
-            }
+        let values = [b"\xff{".to_vec(), zero.to_string().into_bytes(), vec![b'['; 300_000], Vec::new()];
+        for value in values {
+            // The last one is a deletion.
+            let headers: &[_] = if value.is_empty() { &[("KV-Operation", "DEL")] } else { &[] };
+            write(&value, headers);
+            eventually("the settings in force are there again", || (events() == Some(7)).then_some(()));
         }
-        // A later version may have written the last one: it stays, and the server has its own settings.
+        let logs: String = servers.iter().map(Server::log).collect();
+        assert_eq!(logs.matches("could not be read, and are those of this server again").count(), 3, "{logs}");
+        assert_eq!(is_unreadable(), "0");
+        // What a later version may have written stays, and a server that starts has its own settings.
+        write(b"{\"version\":2}", &[]);
+        for server in &servers {
+            server.expect_log("settings of the cluster cannot be used: it has version 2");
+        }
         let other = nats.node(backend, &["--retain-events", "3"]);
         other.expect_log("it has version 2");
         expect_retained(&other, "a", 3);
         for server in &servers {
-            assert_eq!((retained(server, "a"), warnings(server)), (7, 4));
+            assert_eq!(retained(server, "a"), 7);
         }
-        // Anything else is replaced by the next start.
-        write(b"garbage");
-        for server in &servers {
-            eventually("the log says so", || (warnings(server) == 5).then_some(()));
-        }
-        let last = nats.node(backend, &["--retain-events", "4"]);
-        last.expect_log("what was there before could not be read");
-        for server in &servers {
-            expect_retained(server, "a", 4);
-        }
-        other.expect_log("this one has other options: --retain-events 4 ");
-        // A value that is deleted is put there again.
-        let mut client = nats.server.client().expect("a connection");
-        client.publish_acked(TOPIC_SETTINGS, &[("KV-Operation", "DEL")], b"").expect("it is stored");
-        eventually("the value is there again", || {
-            let request = json!({ "last_by_subj": TOPIC_SETTINGS });
-            let found = client.jetstream("STREAM.MSG.GET.KV_FANFARE_state", &request).expect("an answer");
-            found["message"]["data"].as_str().is_some_and(|data| !data.is_empty()).then_some(())
+        assert_eq!(is_unreadable(), "1");
+        // Where it is replaced by anything else, all have the same again.
+        write(b"garbage", &[]);
+        eventually("all have the same", || {
+            publish_many(&other, "a", 10);
+            let count = retained(&other, "a");
+            servers.iter().all(|server| retained(server, "a") == count).then_some(())
         });
-        publish_many(&servers[0], "b", 20);
+        assert_eq!(is_unreadable(), "0");
+        let last = nats.node(backend, &["--retain-events", "2"]);
+        publish_many(&last, "b", 20);
         for server in servers.iter().chain([&other, &last]) {
-            expect_retained(server, "b", 4);
+            expect_retained(server, "b", 2);
             expect_ready(server, 200);
+        }
+    }
+
+    /// A server that starts while somebody writes garbage has the settings of the others in the end.
+    fn a_start_beside_garbage_ends_with_the_same_topic_settings(backend) {
+        let nats = Nats::start();
+        let first = nats.node(backend, &["--retain-events", "9"]);
+        publish_many(&first, "a", 20);
+        let is_over = AtomicBool::new(false);
+        let second = thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut client = nats.server.client().expect("a connection");
+                while !is_over.load(Ordering::Relaxed) {
+                    client.publish_acked(TOPIC_SETTINGS, &[], b"garbage").expect("it is stored");
+                }
+            });
+            let second = nats.node(backend, &["--retain-events", "4"]);
+            is_over.store(true, Ordering::Relaxed);
+            second
+        });
+        eventually("both have the same", || {
+            publish_many(&first, "a", 10);
+            (retained(&first, "a") == retained(&second, "a")).then_some(())
+        });
+    }
+
+    /// What a subscriber finds of the past is what its topics keep, although the stream has more, and although
+    /// a server has less in memory.
+    fn topic_settings_bound_what_is_read_from_the_stream(backend) {
+        let nats = Nats::start();
+        let options = ["--retain-events", "5", "--retain", "otp/*=0,,", "--retain", "young=,,1s"];
+        let of_log = ["--log-bytes", "1"];
+        let servers = [nats.node(backend, &options), nats.node(backend, &[&options[..], &of_log].concat())];
+        let first: Vec<String> = ["a", "otp/1", "young"].map(|topic| servers[0].publish(topic, "first")).into();
+        for topic in ["a", "otp/1", "young"] {
+            publish_many(&servers[0], topic, 100);
+        }
+        let last = servers[0].publish("end", "end");
+        thread::sleep(Duration::from_millis(2500));
+        // A third one has what it reads at its start.
+        let late = nats.node(backend, &options);
+        for server in servers.iter().chain([&late]) {
+            expect_ready(server, 200);
+            for (topic, first, kept) in [("a", &first[0], 5), ("otp/1", &first[1], 0), ("young", &first[2], 0)] {
+                let query = format!("topic={topic}&topic=end");
+                let mut earliest = server.subscribe_with(&query, &[("Last-Event-ID", "earliest")]);
+                assert_eq!(earliest.header("Fanfare-Gap"), None, "{topic}");
+                let mut expected: Vec<String> = (100 - kept..100).map(|number| number.to_string()).collect();
+                expected.push("end".to_owned());
+                assert_eq!(earliest.data(expected.len()), expected, "{topic}");
+                let mut resumed = server.subscribe_with(&query, &[("Last-Event-ID", first)]);
+                assert_eq!(resumed.header("Fanfare-Gap"), Some("true"), "{topic}");
+                assert_eq!(resumed.event().kind, "fanfare.gap", "{topic}");
+                assert_eq!(resumed.data(expected.len()), expected, "{topic}");
+                let resumed = server.subscribe_with(&query, &[("Last-Event-ID", &last)]);
+                assert_eq!(resumed.header("Fanfare-Gap"), None, "{topic}");
+            }
+            // The same by a pattern.
+            let mut pattern = server.subscribe_with("match=*", &[("Last-Event-ID", "earliest")]);
+            let found = pattern.data(6);
+            assert_eq!(found, ["95", "96", "97", "98", "99", "end"]);
         }
     }
 }

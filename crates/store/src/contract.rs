@@ -22,6 +22,17 @@ pub trait StoreReader: Send + Sync {
     /// [`Error::Corrupt`] if what is stored was changed by something else. No record is left out in silence.
     fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error>;
 
+    /// What is gone of the topics that are asked for, to a reader that has everything up to `after`. It may
+    /// leave out what is gone at or below this number.
+    ///
+    /// # Errors
+    /// As for [`StoreReader::read`].
+    fn gone(&self, query: Query<'_>, _after: u64) -> Result<Gone, Error> {
+        // With any page it is known.
+        let bounds = Bounds { records: 1, ..Bounds::default() };
+        Ok(self.read(query, self.state().newest, bounds)?.gone)
+    }
+
     /// The record with this own id and exactly these topics, in whatever order: the same event, by the
     /// definition of [`fanfare_proto::frame::Identity`]. Where there are several, the newest one.
     ///
@@ -184,6 +195,9 @@ pub struct Page {
     /// What is gone of the topics that were asked for; for [`Query::All`], of any topic. It was noted at the
     /// same moment as the records were read.
     pub gone: Gone,
+    /// For [`Query::All`]: records up to `up_to` that the store still has, and that the retention of none of
+    /// their topics covers. They are gone to subscribers.
+    pub expired: Vec<Record>,
 }
 
 /// What [`Store::trim`] has done.

@@ -223,7 +223,7 @@ impl Records {
                 return trimmed;
             }
             left -= 1;
-            let retention = retention_of(&self.limits, &topic);
+            let retention = *self.limits.retention_of(&topic);
             while self.is_over(&topic, retention, now_ms) {
                 if left == 0 {
                     (self.pass_at, trimmed.more) = (Some(topic), true);
@@ -311,12 +311,6 @@ pub(crate) fn check_order(group: &[Record], newest: u64) -> Result<(), Error> {
         newest = record.number;
     }
     Ok(())
-}
-
-/// The retention of a topic: that of the first rule that matches.
-pub(crate) fn retention_of(limits: &LogLimits, topic: &Topic) -> Retention {
-    let rule = limits.rules.iter().find(|rule| rule.topics.matches(topic));
-    rule.map_or(limits.retention, |rule| rule.retention)
 }
 
 fn sorted(topics: &[Topic]) -> Vec<Topic> {

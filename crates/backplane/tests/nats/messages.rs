@@ -75,7 +75,7 @@ fn messages_that_are_no_events_are_left_out() {
         assert_eq!(next_data(&mut client), data);
     }
     let mut limits = fanfare_proto::limits::Limits::default();
-    limits.log.retention.events = 0;
+    limits.log.total_bytes = 0;
     let backplane = fanfare_backplane::NatsBackplane::connect(crate::support::options(&server)).unwrap();
     let engine = fanfare::Engine::builder().shards(1).limits(limits).backplane(backplane.clone());
     let forgetful = Node { engine: engine.start().unwrap(), backplane };

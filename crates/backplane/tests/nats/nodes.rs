@@ -68,7 +68,7 @@ fn forgetful(server: &NatsServer) -> Node {
     use fanfare_proto::limits::Limits;
     let backplane = fanfare_backplane::NatsBackplane::connect(crate::support::options(server)).unwrap();
     let mut limits = Limits::default();
-    limits.log.retention.events = 0;
+    limits.log.total_bytes = 0;
     let engine = fanfare::Engine::builder().shards(1).limits(limits).backplane(backplane.clone());
     Node { engine: engine.start().unwrap(), backplane }
 }

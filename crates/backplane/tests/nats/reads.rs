@@ -1,14 +1,15 @@
 //! What is read back from the stream, in each of the ways in which a server gives it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use fanfare::{Backplane, Topic};
+use fanfare::{Backplane, Retention, RetentionRule, Topic};
 use fanfare_backplane::{NatsBackplane, NatsOptions};
 use fanfare_store::{Bounds, Query, Record, StoreReader};
 use fanfare_testkit::nats::{self, Cut, NatsClient, NatsCluster, NatsServer};
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, options, server, topic, wait_for};
+use crate::support::{Node, PATIENCE, options, server, topic, wait_for};
 
 /// As the engine reads for subscribers.
 const BOUNDS: Bounds = Bounds { records: 512, bytes: 60 << 10, steps: 1 << 14 };
@@ -202,4 +203,117 @@ fn deleted_messages_are_no_gap() {
         after = page.up_to;
     }
     assert!(is_told, "what the stream has dropped is told");
+}
+
+/// The data of all records for a query after this number, and whether a reader that has everything up to
+/// there has missed something.
+fn given(reader: &dyn StoreReader, query: Query<'_>, mut after: u64) -> (Vec<String>, bool) {
+    let from = after;
+    let has_missed = reader.gone(query, from).unwrap().newest > from;
+    let mut data = Vec::new();
+    loop {
+        let page = reader.read(query, after, BOUNDS).unwrap();
+        if let Query::Topics(_) = query {
+            assert!(page.expired.is_empty());
+            assert!(page.gone.newest <= from || has_missed, "{:?}", page.gone);
+        }
+        data.extend(page.records.iter().map(|record| record.event.data().unwrap_or_default().to_owned()));
+        after = page.up_to;
+        if page.is_end {
+            return (data, has_missed);
+        }
+    }
+}
+
+/// Subscribers get no more than what their topics keep, although the stream has more.
+#[test]
+fn what_the_retention_does_not_cover_is_not_given() {
+    let server = server();
+    let node = Node::start(&server);
+    node.await_caught_up();
+    let mut other = server.client().unwrap();
+    for number in 0..400 {
+        other.publish("fanfare.a", &[], number.to_string().as_bytes()).unwrap();
+        if number % 4 == 0 {
+            other.publish("fanfare.otp.1", &[], b"secret").unwrap();
+            other.publish("fanfare.few", &[], number.to_string().as_bytes()).unwrap();
+        }
+        if number == 397 {
+            let topics = [("Fanfare-Topics", "[\"a\",\"otp/1\"]")];
+            other.publish_acked("fanfare.$multi", &topics, b"both").unwrap();
+        }
+    }
+    other.publish_acked("fanfare.end", &[], b"end").unwrap();
+    let reader = node.backplane.reader();
+    wait_for("all events", || (reader.state().newest == 602).then_some(()));
+    let keep = |retention: Retention, rules: &[(&str, Retention)]| {
+        let rule =
+            |(topics, retention): &(&str, Retention)| RetentionRule::new(topics.parse().unwrap(), *retention);
+        let rules = rules.iter().map(rule).collect();
+        node.hub().set_retention(retention, rules);
+    };
+    let all = Retention::default().with_age(Duration::MAX);
+    let (a, otp, few) = ([topic("a")], [topic("otp/1")], [topic("few")]);
+    keep(all, &[]);
+    assert_eq!(given(&*reader, Query::Topics(&a), 0).0.len(), 401);
+
+    // By count. Those that the topic keeps are given; a reader that lacks others is told.
+    keep(all.with_events(5), &[("otp/*", all.with_events(0)), ("few", all.with_events(60))]);
+    let newest = |range: std::ops::Range<u32>| range.map(|number| number.to_string()).collect::<Vec<_>>();
+    let mut wanted = newest(395..400);
+    wanted.insert(3, "both".to_owned());
+    assert_eq!(given(&*reader, Query::Topics(&a), 0), (wanted.clone(), true));
+    assert_eq!(given(&*reader, Query::Topics(&a), 500), (wanted, true));
+    let page = reader.read(Query::Topics(&a), 0, BOUNDS).unwrap();
+    let reached = page.records[0].number;
+    assert_eq!(given(&*reader, Query::Topics(&a), reached - 1).1, false);
+    assert_eq!(given(&*reader, Query::Topics(&otp), 0), (Vec::new(), true));
+    assert_eq!(given(&*reader, Query::Topics(&few), 0).0.len(), 60);
+    let (data, _) = given(&*reader, Query::All, 0);
+    let count = |what: &str| data.iter().filter(|data| *data == what).count();
+    assert_eq!((data.len(), count("secret"), count("both"), count("end")), (5 + 60 + 1 + 1, 0, 1, 1));
+
+    // A topic of which nothing is expired has missed nothing, whatever others have.
+    keep(all, &[("otp/*", all.with_events(0))]);
+    assert!(!given(&*reader, Query::Topics(&few), 1).1);
+
+    // By age: those of this second are kept.
+    std::thread::sleep(Duration::from_millis(1500));
+    keep(all.with_age(Duration::from_secs(1)), &[("few", all)]);
+    other.publish_acked("fanfare.a", &[], b"young").unwrap();
+    wait_for("all events", || (reader.state().newest == 603).then_some(()));
+    assert_eq!(given(&*reader, Query::Topics(&a), 0), (vec!["young".to_owned()], true));
+    assert!(!given(&*reader, Query::Topics(&a), 602).1);
+    assert_eq!(given(&*reader, Query::All, 0).0.len(), 101);
+}
+
+/// The numbers from which on a topic is given are found with few questions, whatever the distribution is.
+#[test]
+fn many_messages_are_counted_with_few_questions() {
+    let server = server();
+    let node = Node::start(&server);
+    node.await_caught_up();
+    let mut other = server.client().unwrap();
+    // At first dense, then seldom, then dense again.
+    for number in 0..6000_u32 {
+        let is_dense = !(2000..5000).contains(&number);
+        let subject = if is_dense || number % 500 == 0 { "fanfare.a" } else { "fanfare.b" };
+        other.publish(subject, &[], number.to_string().as_bytes()).unwrap();
+        if number % 100 == 0 {
+            other.flush().unwrap();
+        }
+    }
+    other.publish_acked("fanfare.b", &[], b"end").unwrap();
+    let reader = node.backplane.reader();
+    wait_for("all events", || (reader.state().newest == 6001).then_some(()));
+    for events in [1, 10, 999, 1000, 1001, 1003, 1500, 3005, 3006, 4000] {
+        let retention = Retention::default().with_age(Duration::MAX).with_events(events);
+        node.hub().set_retention(retention, Vec::new());
+        let before = messages_to(&server);
+        reader.gone(Query::Topics(&[topic("a")]), 0).unwrap();
+        let asked = messages_to(&server) - before;
+        // A creation and a deletion for each step.
+        assert!(asked < 60, "{asked} for {events}");
+        assert_eq!(given(&*reader, Query::Topics(&[topic("a")]), 0).0.len(), events.min(3006), "{events}");
+    }
 }

@@ -14,8 +14,9 @@
 //! - A server that hears of a change takes it over at once. One that was cut off from NATS takes over what
 //!   is there when it is back, unless its operator has reloaded it meanwhile.
 //!
-//! A value that cannot be read changes nothing: the settings in force stay. The next server that has to set
-//! its own replaces it, unless a later version of this program has written it.
+//! A value that cannot be read changes nothing: the settings in force stay, and a server writes them there
+//! again, as if the value was gone. A server that was started meanwhile and has others would not notice that
+//! otherwise. Only what a later version of this program has written stays as it is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -58,6 +59,8 @@ pub(crate) struct SharedSettings {
     wake: Condvar,
     /// The settings in force are others' and not those of the own options.
     are_of_others: AtomicBool,
+    /// The value cannot be read.
+    is_unreadable: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -91,8 +94,8 @@ enum Found {
     Theirs(Told),
     /// The own settings hold now. Those of before, where there were some.
     Set(Option<Result<Told, Unreadable>>),
-    /// There was none, and the settings in force are there now.
-    Kept,
+    /// There was none, or one that cannot be read, and the settings in force are there now.
+    Kept(Option<Unreadable>),
     /// The value of this revision is kept as it is.
     Unreadable(u64, Unreadable),
 }
@@ -123,6 +126,7 @@ impl SharedSettings {
             }),
             wake: Condvar::new(),
             are_of_others,
+            is_unreadable: AtomicBool::new(false),
         };
         let begun = Instant::now();
         while let Err(error) = shared.step(backplane) {
@@ -199,6 +203,11 @@ impl SharedSettings {
         self.are_of_others.load(Ordering::Relaxed)
     }
 
+    /// Whether there is a value that this server cannot read. Other servers may have other settings then.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.is_unreadable.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -238,8 +247,14 @@ impl SharedSettings {
     }
 
     fn take(&self, state: &mut State, found: Found) {
+        self.is_unreadable.store(matches!(found, Found::Unreadable(..)), Ordering::Relaxed);
         match found {
-            Found::Nothing | Found::Kept => {}
+            Found::Nothing | Found::Kept(None) => {}
+            Found::Kept(Some(why)) => tracing::warn!(
+                "the topic settings of the cluster could not be read, and are those of this server again: {}; the \
+                 reason: {why}",
+                state.in_force
+            ),
             Found::Theirs(Told { server, settings }) => {
                 let (is_new, is_own) = (settings != state.in_force, settings == state.own);
                 match (is_new, is_own) {
@@ -284,21 +299,26 @@ impl SharedSettings {
         }
     }
 
-    /// Reads the value. Where there is none, the settings in force become it.
+    /// Reads the value. Where there is none that can be read, the settings in force become it.
     fn look(&self, backplane: &NatsBackplane, in_force: &TopicSettings) -> Result<Found, KeepError> {
+        let mut found = Found::Nothing;
         for _ in 0..TRIES {
-            if let Some(value) = backplane.get(KEY)? {
-                return Ok(match Told::read(&value.value) {
-                    Ok(told) => Found::Theirs(told),
-                    Err(why) => Found::Unreadable(value.revision, why),
-                });
-            }
+            let (revision, why) =
+                match backplane.get(KEY)?.map(|value| (value.revision, Told::read(&value.value))) {
+                    None => (0, None),
+                    Some((_, Ok(told))) => return Ok(Found::Theirs(told)),
+                    Some((revision, Err(why @ Unreadable::Newer(_)))) => {
+                        return Ok(Found::Unreadable(revision, why));
+                    }
+                    Some((revision, Err(why @ Unreadable::Wrong(_)))) => (revision, Some(why)),
+                };
+            found = why.clone().map_or(Found::Nothing, |why| Found::Unreadable(revision, why));
             let Ok(text) = in_force.written_by(&self.server) else { break };
-            if backplane.put(KEY, text, Some(0))? {
-                return Ok(Found::Kept);
+            if backplane.put(KEY, text, Some(revision))? {
+                return Ok(Found::Kept(why));
             }
         }
-        Ok(Found::Nothing)
+        Ok(found)
     }
 
     /// Has the own settings hold for all.

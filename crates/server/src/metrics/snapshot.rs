@@ -70,6 +70,8 @@ pub(super) struct Snapshot {
     pub(super) shared_log: Option<NatsStatus>,
     /// Whether the topic settings in force are another server's.
     pub(super) has_settings_of_others: Option<bool>,
+    /// Whether this server cannot read the topic settings of all servers.
+    pub(super) are_settings_unreadable: Option<bool>,
     /// Events of the shared log that this server could not deliver.
     pub(super) feed_skipped: u64,
     pub(super) is_ready: bool,
@@ -110,6 +112,7 @@ impl Snapshot {
             store: hub.store_figures(),
             shared_log: sources.backplane.as_ref().map(|backplane| backplane.status()),
             has_settings_of_others: sources.shared_settings.as_ref().map(|shared| shared.are_of_others()),
+            are_settings_unreadable: sources.shared_settings.as_ref().map(|shared| shared.is_unreadable()),
             feed_skipped: hub.feed_skipped(),
             is_ready: sources.health.is_ready(),
             process: Process::read(),

@@ -443,6 +443,13 @@ pub(super) static TABLE: &[Metric] = &[
         Read::OptionalGauge(|now| now.has_settings_of_others.map(u64::from)),
     ),
     metric(
+        "fanfare_shared_log_settings_unreadable",
+        None,
+        "Whether this server cannot read the topic settings that hold for all servers: 1 or 0. The servers may have \
+         different settings then.",
+        Read::OptionalGauge(|now| now.are_settings_unreadable.map(u64::from)),
+    ),
+    metric(
         "fanfare_shared_log_retained_events",
         None,
         "Events now in the shared log.",

@@ -20,7 +20,6 @@ use super::rows::{
 use super::{Hashes, database_error};
 use crate::contract::Trimmed;
 use crate::encoding::{Group, encode_group, event_bytes};
-use crate::memory::retention_of;
 use crate::{Error, Record};
 
 /// Topics without records of which it is remembered what is gone. Beyond it, the pass over the topics forgets
@@ -200,7 +199,7 @@ impl<'t, 's> Edit<'t, 's> {
 
     /// The same for one topic.
     fn enforce_on(&mut self, name: &Topic, now_ms: u64, left: &mut usize) -> Result<bool, Error> {
-        let retention = retention_of(self.limits, name);
+        let retention = *self.limits.retention_of(name);
         loop {
             let Some(row) = self.topic(name)? else { return Ok(true) };
             if row.records == 0 {
