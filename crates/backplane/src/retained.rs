@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::{LogLimits, Retention};
@@ -124,7 +124,7 @@ impl Expiry<'_> {
     }
 
     async fn by_age(&self, age: Duration) -> Result<u64, String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = self.shared.clock.date().duration_since(UNIX_EPOCH).unwrap_or_default();
         let Some(oldest) = now.checked_sub(age).map(|time| time.as_millis() as u64) else { return Ok(0) };
         if self.shared.first_ms() >= oldest {
             return Ok(0);

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use fanfare::{Feed, LogBreak};
+use fanfare_io::Clock;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::histogram::Histogram;
 use tokio::sync::{Notify, watch};
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     pub(crate) runs: Runs,
     pub(crate) holes: Holes,
+    pub(crate) clock: Clock,
     pub(crate) recent: Recent,
     pub(crate) retained: Retained,
     extent: Extent,
@@ -131,6 +133,7 @@ impl Shared {
             counts: Counts::default(),
             runs: Runs::default(),
             holes: Holes::default(),
+            clock: Clock::start(),
             recent: Recent::default(),
             retained: Retained::default(),
             extent: Extent::default(),
