@@ -266,7 +266,7 @@ async fn read_all(
     }
     let skipped = skip_expired(shared, after, newest).await?;
     let mut page = read_everything(shared, &sessions, skipped.after, newest, bounds).await?;
-    let mut expiry = Expiry::new(shared, newest);
+    let expiry = Expiry::new(shared, newest);
     for record in std::mem::take(&mut page.records) {
         let is_covered = expiry.covers(record.number, &record.event).await?;
         if is_covered { &mut page.records } else { &mut page.expired }.push(record);
@@ -468,15 +468,18 @@ impl ExpiredTopics {
         after: u64,
         newest: u64,
     ) -> Result<ExpiredTopics, String> {
-        let (mut expiry, mut of_topics, mut gone) = (Expiry::new(shared, newest), BTreeMap::new(), 0);
+        let (expiry, mut of_topics, mut gone) = (Expiry::new(shared, newest), BTreeMap::new(), 0);
         for topic in topics {
             let up_to = if shared.has_begun() { expiry.of_topic(topic).await? } else { 0 };
-            let is_new = of_topics.insert(topic.clone(), up_to).is_none();
-            if is_new
-                && up_to > gone.max(after)
-                && has_messages(shared, &shared.subjects.of_topic(topic), after, up_to).await?
-            {
-                gone = up_to;
+            of_topics.insert(topic.clone(), up_to);
+        }
+        // From the highest number down: the first one with a message is the answer.
+        let mut by_number: Vec<_> = of_topics.iter().filter(|(_, up_to)| **up_to > after).collect();
+        by_number.sort_unstable_by_key(|(_, up_to)| std::cmp::Reverse(**up_to));
+        for (topic, up_to) in by_number {
+            if has_messages(shared, &shared.subjects.of_topic(topic), after, *up_to).await? {
+                gone = *up_to;
+                break;
             }
         }
         // Events of several topics are under one subject, which does not tell the topics.

@@ -27,8 +27,12 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Topics of which the expired events are remembered.
 const MOST_TOPICS: usize = 1 << 14;
 
-/// Topics of which one read counts the messages. For more of them, it takes what was found before.
-const MOST_COUNTS: usize = 8;
+/// How long one read counts messages of topics again. After that it takes what was found before.
+const RECOUNT_TIME: Duration = Duration::from_millis(20);
+
+/// How long one read counts messages of topics of which nothing is known. After that it fails, and the next
+/// try goes on.
+const COUNT_TIME: Duration = Duration::from_millis(400);
 
 /// How long one call may take.
 const STEP: Duration = Duration::from_secs(1);
@@ -56,7 +60,7 @@ pub(crate) struct Expiry<'s> {
     limits: Arc<LogLimits>,
     /// The newest number that is read.
     newest: u64,
-    counts_left: usize,
+    begun: Instant,
 }
 
 impl Retained {
@@ -83,11 +87,11 @@ impl Expired {
 
 impl Expiry<'_> {
     pub(crate) fn new(shared: &Shared, newest: u64) -> Expiry<'_> {
-        Expiry { shared, limits: shared.retained.limits(), newest, counts_left: MOST_COUNTS }
+        Expiry { shared, limits: shared.retained.limits(), newest, begun: Instant::now() }
     }
 
     /// Everything of the topic up to this number is expired.
-    pub(crate) async fn of_topic(&mut self, topic: &Topic) -> Result<u64, String> {
+    pub(crate) async fn of_topic(&self, topic: &Topic) -> Result<u64, String> {
         let retention = *self.limits.retention_of(topic);
         if keeps_nothing(retention) {
             return Ok(self.newest);
@@ -97,7 +101,7 @@ impl Expiry<'_> {
     }
 
     /// Whether a topic of the event still covers it.
-    pub(crate) async fn covers(&mut self, number: u64, event: &Event) -> Result<bool, String> {
+    pub(crate) async fn covers(&self, number: u64, event: &Event) -> Result<bool, String> {
         for topic in event.topics() {
             let retention = *self.limits.retention_of(topic);
             if keeps_nothing(retention) || number <= self.by_age(retention.age).await? {
@@ -113,7 +117,7 @@ impl Expiry<'_> {
     }
 
     /// Everything of any topic up to this number is expired.
-    pub(crate) async fn of_all(&mut self) -> Result<u64, String> {
+    pub(crate) async fn of_all(&self) -> Result<u64, String> {
         let mut up_to = self.newest;
         let limits = Arc::clone(&self.limits);
         let rules = limits.rules.iter().map(|rule| rule.retention);
@@ -156,22 +160,20 @@ impl Expiry<'_> {
         Ok(low)
     }
 
-    async fn by_count(&mut self, topic: &Topic, events: u64) -> Result<u64, String> {
+    async fn by_count(&self, topic: &Topic, events: u64) -> Result<u64, String> {
         let first = self.shared.first().max(1);
         if (self.newest + 1).saturating_sub(first) <= events {
             return Ok(0);
         }
         let known = lock(&self.shared.retained.topics).get(topic).copied();
-        // Half of the counts are for topics of which nothing is known.
         if let Some(known) = known
-            && (known.is_fresh() || self.counts_left <= MOST_COUNTS / 2)
+            && (known.is_fresh() || self.begun.elapsed() >= RECOUNT_TIME)
         {
             return Ok(known.up_to.min(self.newest));
         }
-        if self.counts_left == 0 {
-            return Err("there are many topics whose messages have to be counted".to_owned());
+        if self.begun.elapsed() >= COUNT_TIME {
+            return Err("it takes long to count the messages of many topics".to_owned());
         }
-        self.counts_left -= 1;
         let known = known.map_or(0, |known| known.up_to).max(first - 1);
         let up_to = self.all_but_newest(topic, events, known).await.map_err(|error| error.to_string())?;
         let mut topics = lock(&self.shared.retained.topics);
