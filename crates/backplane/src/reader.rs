@@ -470,7 +470,7 @@ impl ExpiredTopics {
     ) -> Result<ExpiredTopics, String> {
         let (expiry, mut of_topics, mut gone) = (Expiry::new(shared, newest), BTreeMap::new(), 0);
         for topic in topics {
-            let up_to = if shared.has_begun() { expiry.of_topic(topic).await? } else { 0 };
+            let up_to = if shared.has_begun() { expiry.of_topic(topic, after).await? } else { 0 };
             of_topics.insert(topic.clone(), up_to);
         }
         // From the highest number down: the first one with a message is the answer.

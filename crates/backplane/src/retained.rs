@@ -41,8 +41,8 @@ const STEP: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Retained {
     limits: RwLock<Arc<LogLimits>>,
-    /// Expired by count.
-    topics: Mutex<HashMap<Topic, Expired>>,
+    /// Expired by count, with the number of events that the topic keeps.
+    topics: Mutex<HashMap<Topic, (u64, Expired)>>,
     /// Expired by age, for each age.
     ages: Mutex<HashMap<Duration, Expired>>,
 }
@@ -90,14 +90,15 @@ impl Expiry<'_> {
         Expiry { shared, limits: shared.retained.limits(), newest, begun: Instant::now() }
     }
 
-    /// Everything of the topic up to this number is expired.
-    pub(crate) async fn of_topic(&self, topic: &Topic) -> Result<u64, String> {
+    /// Everything of the topic up to this number is expired, to a reader that has everything up to `after`.
+    /// What is at or below this number is not looked at.
+    pub(crate) async fn of_topic(&self, topic: &Topic, after: u64) -> Result<u64, String> {
         let retention = *self.limits.retention_of(topic);
         if keeps_nothing(retention) {
             return Ok(self.newest);
         }
         let by_age = self.by_age(retention.age).await?;
-        Ok(by_age.max(self.by_count(topic, retention.events as u64).await?))
+        Ok(by_age.max(self.by_count(topic, retention.events as u64, after).await?))
     }
 
     /// Whether a topic of the event still covers it.
@@ -107,9 +108,7 @@ impl Expiry<'_> {
             if keeps_nothing(retention) || number <= self.by_age(retention.age).await? {
                 continue;
             }
-            // There are fewer messages behind it than the topic keeps.
-            let is_new = self.newest.saturating_sub(number) < retention.events as u64;
-            if is_new || number > self.by_count(topic, retention.events as u64).await? {
+            if number > self.by_count(topic, retention.events as u64, number - 1).await? {
                 return Ok(true);
             }
         }
@@ -160,12 +159,14 @@ impl Expiry<'_> {
         Ok(low)
     }
 
-    async fn by_count(&self, topic: &Topic, events: u64) -> Result<u64, String> {
+    async fn by_count(&self, topic: &Topic, events: u64, after: u64) -> Result<u64, String> {
         let first = self.shared.first().max(1);
-        if (self.newest + 1).saturating_sub(first) <= events {
+        // Behind these numbers there are not more messages, of all topics together, than this one keeps.
+        if self.newest.saturating_sub(after.max(first - 1)) <= events {
             return Ok(0);
         }
         let known = lock(&self.shared.retained.topics).get(topic).copied();
+        let known = known.filter(|(kept, _)| *kept == events).map(|(_, known)| known);
         if let Some(known) = known
             && (known.is_fresh() || self.begun.elapsed() >= RECOUNT_TIME)
         {
@@ -180,7 +181,7 @@ impl Expiry<'_> {
         if topics.len() >= MOST_TOPICS {
             topics.clear();
         }
-        topics.insert(topic.clone(), Expired::now(up_to));
+        topics.insert(topic.clone(), (events, Expired::now(up_to)));
         Ok(up_to)
     }
 
