@@ -304,3 +304,19 @@ fn errors_are_counted_by_kind_where_that_is_asked_for() {
     let verdict = judge(&run);
     assert!(verdict.complaint.contains("answered 503") && verdict.code == 1, "{}", verdict.complaint);
 }
+
+/// The patience began anew with each byte, and Ctrl-C was not seen while there was something to read.
+#[test]
+fn an_answer_to_a_publish_without_an_end_ends_the_run_after_the_patience() {
+    for answer in [
+        ("", "HTTP/1.1 103 Early Hints\r\n\r\n"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n", "x"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n"),
+    ] {
+        let answers_without_end = Some(answer);
+        let fake = Fake::start(Behaviour { answers_without_end, ..Behaviour::default() });
+        let verdict = fake.judge("fanout -n 2 -d 1s --patience 300ms");
+        assert_eq!(verdict.code, 1, "{answer:?}");
+        assert!(verdict.complaint.contains("no answer for 0.3 s"), "{answer:?}: {}", verdict.complaint);
+    }
+}
