@@ -320,3 +320,15 @@ fn an_answer_to_a_publish_without_an_end_ends_the_run_after_the_patience() {
         assert!(verdict.complaint.contains("no answer for 0.3 s"), "{answer:?}: {}", verdict.complaint);
     }
 }
+
+/// The streams were hardly ever all open at once, and for that the run waited without an end.
+#[test]
+fn streams_that_end_at_once_do_not_hold_the_begin_of_a_run() {
+    let fake = Fake::start(Behaviour { script: Some(Vec::new()), retry_ms: 200, ..Behaviour::default() });
+    let url = format!("http://{}/x", fake.address);
+    let verdict =
+        judge(&format!("listen -n 5 -d 300ms --patience 100ms --retry 100ms --subscribe-url {url}"));
+    assert_eq!(verdict.code, 1);
+    assert!(verdict.complaint.contains("no event came"), "{}", verdict.complaint);
+    assert!(verdict.count("streams_ended") >= 5, "{}", verdict.json);
+}
