@@ -351,3 +351,24 @@ fn a_reader_that_has_gone_takes_no_file_along() {
     assert_eq!((child.wait().unwrap().code(), complaint.as_str()), (Some(0), ""));
     assert!(taken(&json).contains("\"valid\":true"));
 }
+
+#[test]
+fn a_secret_in_a_body_is_in_no_result() {
+    let (json, page) = (fake::scratch("report.json"), fake::scratch("page.html"));
+    let body = r#"{"text":"{data}","apiKey":"hush"}"#;
+    let (names, fake) = (["--json", json.to_str().unwrap(), "--html", page.to_str().unwrap()], honest());
+    let arguments = [&["fanout", "-n", "2", "-r", "20", "-d", "200ms", "--publish-body", body], &names[..]];
+    let (code, told, complaint) = run(&fake, &arguments.concat());
+    assert_eq!(code, 0, "{complaint}");
+    let texts = [taken(&json), taken(&page), told, complaint];
+    assert!(texts[0].contains("apiKey") && texts.iter().all(|text| !text.contains("hush")), "{texts:?}");
+
+    // The request is told where it fails.
+    let refusing = Fake::start(Behaviour { publish_status: "403 Forbidden", ..Behaviour::default() });
+    let url = format!("http://{}/events/load?token=hush", refusing.address);
+    let (code, told, complaint) =
+        run(&refusing, &["fanout", "-n", "2", "-d", "1s", "--publish-url", &url, "--publish-body", body]);
+    assert_eq!(code, 1);
+    assert!(complaint.contains("token=***") && !complaint.contains("hush"), "{complaint}");
+    assert!(!told.contains("hush"), "{told}");
+}
