@@ -352,6 +352,31 @@ fn a_reader_that_has_gone_takes_no_file_along() {
     assert!(taken(&json).contains("\"valid\":true"));
 }
 
+/// A result that could not be written was told after the run, and the others were not written then.
+#[test]
+fn a_result_that_cannot_be_written_is_told_before_the_run_or_costs_no_other_one() {
+    let fake = honest();
+    let fanout = ["fanout", "-n", "2", "-r", "20", "-d", "200ms"];
+    let (code, _, complaint) = run(&fake, &[&fanout[..], &["--json", "/nowhere/report.json"]].concat());
+    assert_eq!((code, fake.published()), (2, 0), "{complaint}");
+    assert!(complaint.contains("/nowhere/report.json"), "{complaint}");
+
+    let (page, junit) = (fake::scratch("page.html"), fake::scratch("junit.xml"));
+    let (page_name, junit_name) = (page.to_str().unwrap(), junit.to_str().unwrap());
+    let outputs = ["--json", "/dev/full", "--csv", "/dev/full", "--html", page_name, "--junit", junit_name];
+    let (code, told, complaint) = run(&fake, &[&fanout[..], &outputs].concat());
+    assert_eq!(code, 1, "{complaint}");
+    assert_eq!(complaint.matches("/dev/full").count(), 2, "{complaint}");
+    assert!(told.ends_with("valid\n"), "{told}");
+    assert!(taken(&page).contains("</html>") && taken(&junit).contains("</testsuite"));
+
+    let same = ["--json", page_name, "--html", page_name];
+    let (code, _, complaint) = run(&fake, &[&fanout[..], &same].concat());
+    assert_eq!(code, 2);
+    assert!(complaint.contains("--json and --html name the same file"), "{complaint}");
+    assert!(!page.exists());
+}
+
 #[test]
 fn a_secret_in_a_body_is_in_no_result() {
     let (json, page) = (fake::scratch("report.json"), fake::scratch("page.html"));
