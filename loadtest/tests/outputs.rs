@@ -5,7 +5,7 @@
 
 mod fake;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -231,6 +231,14 @@ fn metrics_can_be_scraped_while_it_runs() {
         std::thread::sleep(Duration::from_millis(50));
     };
     drop(silent);
+    // Nor does the endpoint wait for such clients before it answers another one.
+    let silent = [(); 5].map(|()| TcpStream::connect(&address).unwrap());
+    ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    for client in &silent {
+        client.set_nonblocking(true).unwrap();
+        let waits = client.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        assert!(waits, "it was given up before the scrape was answered");
+    }
     for told in [
         "HTTP/1.1 200 OK",
         "\nfanfare_load_streams_open 6\n",
