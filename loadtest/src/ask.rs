@@ -20,6 +20,8 @@ use crate::target::Url;
 
 /// An answer that takes longer is a failed question.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at whether an answer is still wanted.
+const LOOK: Duration = Duration::from_millis(250);
 /// A client whose question failed waits before the next one, so that a server that closes is not flooded.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Each asker is a thread that does little.
@@ -99,7 +101,9 @@ fn ask_on(address: SocketAddr, request: &[u8], stop: &AtomicBool) -> Tally {
     let mut connection = None;
     while !stop.load(Ordering::Relaxed) {
         let asked_at = clock::now();
-        match ask(&mut connection, address, request) {
+        match ask(&mut connection, address, request, stop) {
+            // The question was given up, because nobody wants the answer any more.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => break,
             Ok(status) => {
                 record(&mut tally.latency, clock::now() - asked_at);
                 *tally.answers.entry(status).or_default() += 1;
@@ -114,14 +118,21 @@ fn ask_on(address: SocketAddr, request: &[u8], stop: &AtomicBool) -> Tally {
     tally
 }
 
-/// One question and its whole answer: the status.
-fn ask(connection: &mut Option<TcpStream>, address: SocketAddr, request: &[u8]) -> io::Result<u16> {
+/// One question and its whole answer: the status. An answer without an end, such as an event stream, is given up
+/// after [`PATIENCE`].
+fn ask(
+    connection: &mut Option<TcpStream>,
+    address: SocketAddr,
+    request: &[u8],
+    stop: &AtomicBool,
+) -> io::Result<u16> {
+    let until = clock::now() + clock::nanoseconds(PATIENCE);
     let stream = match connection {
         Some(stream) => stream,
         None => {
             let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(LOOK))?;
             stream.set_write_timeout(Some(PATIENCE))?;
             connection.insert(stream)
         }
@@ -132,7 +143,7 @@ fn ask(connection: &mut Option<TcpStream>, address: SocketAddr, request: &[u8]) 
         match http::parse_head(&received).map_err(broken)? {
             Some(head) if head.status >= 200 => break head,
             Some(head) => _ = received.drain(..head.length),
-            None => read_more(stream, &mut received)?,
+            None => read_more(stream, &mut received, until, stop)?,
         }
     };
     received.drain(..head.length);
@@ -147,7 +158,7 @@ fn ask(connection: &mut Option<TcpStream>, address: SocketAddr, request: &[u8]) 
             break;
         }
         if needs_more {
-            match read_more(stream, &mut received) {
+            match read_more(stream, &mut received, until, stop) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && framing.may_end() => break,
                 result => result?,
             }
@@ -159,10 +170,26 @@ fn ask(connection: &mut Option<TcpStream>, address: SocketAddr, request: &[u8]) 
     Ok(head.status)
 }
 
-fn read_more(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<()> {
+fn read_more(
+    stream: &mut TcpStream,
+    received: &mut Vec<u8>,
+    until: u64,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     let start = received.len();
     received.resize(start + 4096, 0);
-    let read = stream.read(&mut received[start..]);
+    let read = loop {
+        if stop.load(Ordering::Relaxed) {
+            break Err(io::ErrorKind::Interrupted.into());
+        }
+        if clock::now() > until {
+            break Err(io::ErrorKind::TimedOut.into());
+        }
+        match stream.read(&mut received[start..]) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            read => break read,
+        }
+    };
     received.truncate(start + read.as_ref().copied().unwrap_or(0));
     match read? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -180,6 +207,8 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
     use super::*;
+
+    static NEVER: AtomicBool = AtomicBool::new(false);
 
     /// Gives each connection these answers and an end, and says when one was served.
     fn serve(answers: &'static [&'static str]) -> (SocketAddr, Receiver<()>) {
@@ -211,9 +240,30 @@ mod tests {
             "HTTP/1.1 503 Busy\r\n\r\nuntil the end",
         ]);
         let mut connection = None;
-        let statuses = [(); 3].map(|()| ask(&mut connection, address, b"GET / HTTP/1.1\r\n\r\n").unwrap());
+        let statuses =
+            [(); 3].map(|()| ask(&mut connection, address, b"GET / HTTP/1.1\r\n\r\n", &NEVER).unwrap());
         assert_eq!(statuses, [200, 404, 503]);
         assert!(connection.is_none(), "the last answer ended with its connection");
+    }
+
+    /// An event stream with heartbeats held the end of the run for ever.
+    #[test]
+    fn an_answer_without_an_end_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tell, asked) = channel();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").unwrap();
+            tell.send(()).unwrap();
+            while stream.write_all(b":\n\n").is_ok() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let askers = Askers::start(&format!("http://{address}/events"), 1).unwrap();
+        asked.recv().unwrap();
+        let asked = askers.finish(1.0);
+        assert_eq!((asked.answers.len(), asked.failed), (0, 0), "{asked:?}");
     }
 
     #[test]
@@ -222,7 +272,7 @@ mod tests {
             [&["HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"], &["no HTTP\r\n\r\n"], &["HTTP"]]
         {
             let (address, _served) = serve(answer);
-            assert!(ask(&mut None, address, b"GET / HTTP/1.1\r\n\r\n").is_err(), "{answer:?}");
+            assert!(ask(&mut None, address, b"GET / HTTP/1.1\r\n\r\n", &NEVER).is_err(), "{answer:?}");
         }
         let (address, served) = serve(&["HTTP/1.1 204 No Content\r\n\r\n", "nothing"]);
         let askers = Askers::start(&format!("http://{address}/"), 2).unwrap();

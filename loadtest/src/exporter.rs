@@ -1,4 +1,4 @@
-//! A small HTTP server for scrapes while a run lasts: one thread, one connection at a time, GET only.
+//! A small HTTP server for scrapes while a run lasts: a thread for each of a few connections, GET only.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,6 +15,8 @@ use crate::report::{SoFar, exposition};
 const REQUEST_BYTES: usize = 8 * 1024;
 /// A client that takes longer for its request or for the answer is left.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections that are served at a time; further ones are closed.
+const CONNECTIONS: usize = 16;
 /// Between two looks for a connection.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -40,12 +42,20 @@ impl Exporter {
         let thread = std::thread::Builder::new()
             .name("exporter".to_owned())
             .spawn(move || {
+                let mut served: Vec<JoinHandle<()>> = Vec::new();
                 while !halt.load(Ordering::Relaxed) {
-                    match listener.accept() {
-                        // A client that leaves early harms nobody.
-                        Ok((client, _)) => _ = answer(client, &figures),
-                        Err(_) => std::thread::sleep(LOOK),
+                    let Ok((client, _)) = listener.accept() else {
+                        std::thread::sleep(LOOK);
+                        continue;
+                    };
+                    served.retain(|thread| !thread.is_finished());
+                    if served.len() >= CONNECTIONS {
+                        continue;
                     }
+                    let figures = figures.clone();
+                    let thread = std::thread::Builder::new().name("scrape".to_owned());
+                    // A client that leaves early harms nobody, nor does one that asks for nothing.
+                    served.extend(thread.spawn(move || _ = answer(client, &figures)));
                 }
             })
             .map_err(failed)?;

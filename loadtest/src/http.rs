@@ -4,7 +4,8 @@ use crate::failure::{Failure, Outcome, excerpt};
 
 /// The longest response head that is read.
 pub(crate) const HEAD_BYTES: usize = 16 * 1024;
-const HEADERS: usize = 64;
+/// That an answer may have.
+const HEADERS: usize = 256;
 
 /// What a response head says, as far as anybody here cares.
 #[derive(Debug)]
@@ -36,6 +37,9 @@ pub(crate) fn parse_head(bytes: &[u8]) -> Outcome<Option<Head>> {
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES => return Ok(None),
         Ok(httparse::Status::Partial) => {
             return Err(Failure::new(format!("the response head is longer than {HEAD_BYTES} bytes")));
+        }
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Failure::new(format!("the answer has more than {HEADERS} headers")));
         }
         Err(error) => {
             let text = format!("the answer is not HTTP/1.1 ({error}): it starts with `{}`", excerpt(bytes));
@@ -156,7 +160,10 @@ impl Framing {
     fn structure(self, byte: u8, input: &[u8]) -> Outcome<Framing> {
         let wrong = || Failure::new(format!("the chunked body is broken at `{}`", excerpt(input)));
         Ok(match (self, byte) {
+            // Some servers fill the size up to a width.
+            (Framing::Size { size: 0, .. }, b'0') => Framing::Size { size: 0, digits: 1 },
             (Framing::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
+                let digits = if size == 0 { 0 } else { digits };
                 // Seven digits are 256 MB in one chunk: nobody means that.
                 let digit = (byte as char).to_digit(16).filter(|_| digits < 7).ok_or_else(wrong)?;
                 Framing::Size { size: size * 16 + digit, digits: digits + 1 }
@@ -166,7 +173,7 @@ impl Framing {
                 Framing::Trailer { blank: true }
             }
             (Framing::Size { size, .. } | Framing::Extension { size }, b'\n') => Framing::Data { left: size },
-            (Framing::Size { size, .. }, b'\r' | b';' | b' ') => Framing::Extension { size },
+            (Framing::Size { size, .. }, b'\r' | b';' | b' ' | b'\t') => Framing::Extension { size },
             (Framing::Extension { .. }, _) => self,
             (Framing::DataEnd, b'\r') => self,
             (Framing::DataEnd, b'\n') => Framing::CHUNKED,
@@ -199,7 +206,8 @@ mod tests {
 
     #[test]
     fn framing_is_the_same_however_the_bytes_arrive() {
-        let text = b"5\r\nhello\r\n1;name=value\r\n \r\n00b\r\nbig, world!\r\n0\r\nTrailer: x\r\n\r\n";
+        let text =
+            b"5\r\nhello\r\n1;name=value\r\n \r\n00000000b\t;x\r\nbig, world!\r\n0\r\nTrailer: x\r\n\r\n";
         for piece in 1..=text.len() {
             let (body, ended) = body_of(Framing::CHUNKED, text, piece).unwrap();
             assert_eq!((body.as_slice(), ended), (&b"hello big, world!"[..], true), "in pieces of {piece}");
@@ -213,7 +221,7 @@ mod tests {
 
     #[test]
     fn broken_chunks_are_refused() {
-        for text in ["\r\n", "x\r\n", "3\r\nabcdef", "12345678\r\n", "-1\r\n"] {
+        for text in ["\r\n", "x\r\n", "3\r\nabcdef", "12345678\r\n", "0012345678\r\n", "-1\r\n"] {
             assert!(body_of(Framing::CHUNKED, text.as_bytes(), 1).is_err(), "{text}");
         }
     }

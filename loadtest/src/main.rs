@@ -46,7 +46,7 @@ use crate::cli::{Cli, Task};
 use crate::compare::Compare;
 use crate::failure::{Failure, Outcome};
 use crate::find::Find;
-use crate::outputs::Outputs;
+use crate::outputs::{Outputs, writable};
 use crate::provenance::Provenance;
 use crate::report::{Report, comparison, summary};
 use crate::scenario::{Kind, Load};
@@ -99,10 +99,11 @@ fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
     let mut report = scenario::run_watched(kind, load, &secrets::url(&load.target_name()), &mut watch)?;
     report.provenance = Some(provenance.until_now());
     say(&summary(&report));
-    if let Some(path) = &load.json {
-        write_json(path, &report)?;
+    let mut unwritten = outputs.write(&report);
+    unwritten.extend(load.json.as_ref().and_then(|path| write_json(path, &report).err()));
+    for failure in &unwritten {
+        eprintln!("fanfare-load: {failure}");
     }
-    outputs.write(&report)?;
     for problem in &report.problems {
         eprintln!("fanfare-load: {problem}");
     }
@@ -111,12 +112,13 @@ fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
     }
     Ok(ExitCode::from(match &report {
         Report { partial: true, .. } => INTERRUPTED,
-        Report { passed: true, .. } => 0,
+        Report { passed: true, .. } if unwritten.is_empty() => 0,
         _ => NOT_VALID,
     }))
 }
 
 fn search(find: &Find) -> Outcome<ExitCode> {
+    find.json().map_or(Ok(()), writable)?;
     let found = find.run()?;
     say(&find.summary(&found));
     if let Some(path) = find.json() {

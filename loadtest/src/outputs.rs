@@ -41,6 +41,12 @@ impl Outputs {
     /// Everything that is to see the run from its start. Files are created now, so that a wrong name ends the
     /// run before it has begun.
     pub(crate) fn begin(&self, load: &Load) -> Outcome<Watch> {
+        self.each_has_its_own(load)?;
+        // Before any file is emptied: it may be one that is written at the end.
+        let earlier = self.against.as_deref().map(Earlier::read).transpose()?;
+        if let Some(path) = &load.json {
+            writable(path)?;
+        }
         for path in [&self.html, &self.csv].into_iter().flatten() {
             write(path, "")?;
         }
@@ -48,7 +54,7 @@ impl Outputs {
             write(path, &junit_before())?;
         }
         Ok(Watch::new(Wants {
-            earlier: self.against.as_deref().map(Earlier::read).transpose()?,
+            earlier,
             log: self.hlog.as_deref().map(HistogramLog::create).transpose()?,
             exporter: self.prometheus.map(Exporter::start).transpose()?,
             keeps_percentiles: self.csv.is_some() || self.html.is_some(),
@@ -56,17 +62,59 @@ impl Outputs {
         }))
     }
 
-    /// Writes the files of a run that is over.
-    pub(crate) fn write(&self, report: &Report) -> Outcome<()> {
+    /// Two results in one file would leave one of them.
+    fn each_has_its_own(&self, load: &Load) -> Outcome<()> {
+        let named = [
+            ("--json", &load.json),
+            ("--html", &self.html),
+            ("--csv", &self.csv),
+            ("--hlog", &self.hlog),
+            ("--junit", &self.junit),
+        ];
+        let named = named.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?)));
+        // A device, such as /dev/null, takes whatever comes.
+        let is_file = |path: &Path| std::fs::metadata(path).map_or(true, |found| found.is_file());
+        let mut known: Vec<(&str, &Path)> = Vec::new();
+        for (option, path) in named.filter(|(_, path)| is_file(path)) {
+            if let Some((other, _)) = known.iter().find(|(_, known)| *known == path) {
+                return Err(Failure::new(format!(
+                    "{other} and {option} name the same file: {}",
+                    path.display()
+                )));
+            }
+            known.push((option, path));
+        }
+        Ok(())
+    }
+
+    /// Writes the files of a run that is over. One that cannot be written does not keep the others from it; all
+    /// reasons are returned.
+    pub(crate) fn write(&self, report: &Report) -> Vec<Failure> {
+        let mut failures = Vec::new();
         for (path, text) in
             [(&self.html, run_page as fn(&Report) -> String), (&self.csv, csv), (&self.junit, junit)]
         {
             if let Some(path) = path {
-                write(path, &text(report))?;
+                failures.extend(write(path, &text(report)).err());
             }
         }
-        Ok(())
+        failures
     }
+}
+
+/// Whether a result can be written to a path, which a run without a result leaves as it was.
+///
+/// # Errors
+/// It cannot.
+pub(crate) fn writable(path: &Path) -> Outcome<()> {
+    let is_new = !path.exists();
+    let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    let opened = opened.map_err(|error| Failure::new(format!("{}: {error}", path.display())));
+    if is_new && opened.is_ok() {
+        // It is there again when there is something to write.
+        let _ = std::fs::remove_file(path);
+    }
+    opened.map(drop)
 }
 
 fn write(path: &Path, text: &str) -> Outcome<()> {

@@ -35,6 +35,38 @@ pub(crate) fn url(url: &str) -> String {
     format!("{scheme}://{authority}{path}?{}", query.join("&"))
 }
 
+/// A body, without the values of fields that hold a secret: those of JSON (`"name": "value"`), wherever they are,
+/// and those of a form (`name=value&`).
+pub(crate) fn body(body: &str) -> String {
+    if !body.contains('"') {
+        let field = |field: &str| match field.split_once('=') {
+            Some((name, _)) if is_secret(name) => format!("{name}={HIDDEN}"),
+            _ => field.to_owned(),
+        };
+        return body.split('&').map(field).collect::<Vec<_>>().join("&");
+    }
+    let (mut shown, mut rest, mut hides) = (String::with_capacity(body.len()), body, false);
+    while let Some(start) = rest.find('"') {
+        let text = &rest[start + 1..];
+        let mut escaped = false;
+        let end = text.find(|c| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let Some(end) = end else { break };
+        shown.push_str(&rest[..=start]);
+        shown.push_str(if hides { HIDDEN } else { &text[..end] });
+        shown.push('"');
+        rest = &text[end + 1..];
+        let is_name = rest.trim_start().starts_with(':');
+        // A name whose value is not text has it hidden no further than its own.
+        hides = is_name && is_secret(&text[..end]) && rest.trim_start()[1..].trim_start().starts_with('"');
+    }
+    shown.push_str(rest);
+    shown
+}
+
 /// The words of a command as a shell would take them.
 pub(crate) fn command(words: impl IntoIterator<Item = String>) -> String {
     let mut shown: Vec<String> = Vec::new();
@@ -62,12 +94,21 @@ fn shown_word(word: &str) -> String {
     if word.starts_with("--") && word.contains(' ') {
         return command(word.split_whitespace().map(str::to_owned));
     }
-    if word.contains("://") { url(word) } else { header(word) }
+    match word {
+        _ if word.contains('"') => body(word),
+        _ if word.contains("://") => url(word),
+        _ => header(word),
+    }
 }
 
 /// For serde: a list of headers as a report shows them.
 pub(crate) fn headers<S: Serializer>(headers: &[String], serializer: S) -> Result<S::Ok, S::Error> {
     headers.iter().map(|one| header(one)).collect::<Vec<_>>().serialize(serializer)
+}
+
+/// For serde: a body, where one was given, as a report shows it.
+pub(crate) fn shown_body<S: Serializer>(given: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    given.as_deref().map(body).serialize(serializer)
 }
 
 /// For serde: a URL, where one was given, as a report shows it.
@@ -88,6 +129,11 @@ mod tests {
         assert_eq!(url("http://h:1/a?topic=b&access_token=c&d"), "http://h:1/a?topic=b&access_token=***&d");
         assert_eq!(url("http://user:word@h/{topic}"), "http://***@h/{topic}");
         assert_eq!(url("http://h?a=b"), "http://h?a=b");
+        let sent = r#"{"to":"{topic}","apiKey": "a\"b","n":{"password":"c"},"tokens":3,"data":"{data}"}"#;
+        let shown = r#"{"to":"{topic}","apiKey": "***","n":{"password":"***"},"tokens":3,"data":"{data}"}"#;
+        assert_eq!(body(sent), shown);
+        assert_eq!(body("topic=a&api_key=b&data={data}"), "topic=a&api_key=***&data={data}");
+        assert_eq!(body(r#"{"key":"#), r#"{"key":"#);
     }
 
     #[test]

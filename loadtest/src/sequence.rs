@@ -83,7 +83,7 @@ impl Sequence {
             if sequence > self.next {
                 self.missing.get_or_insert_default().push((self.next, sequence));
             }
-            self.next = sequence + 1;
+            self.next = sequence.saturating_add(1);
             return Seen::New;
         }
         if self.fill(sequence) { Seen::Late } else { Seen::Again }
@@ -101,6 +101,21 @@ impl Sequence {
             self.missing = None;
         }
         true
+    }
+
+    /// Forgets the numbers from one on, which no event has. Returns how many of them came all the same.
+    pub(crate) fn cut_to(&mut self, published: u64) -> u64 {
+        let above = self.next.saturating_sub(published);
+        self.next = self.next.min(published);
+        let mut missing = 0;
+        if let Some(ranges) = &mut self.missing {
+            for (start, end) in ranges.iter_mut().filter(|(_, end)| *end > published) {
+                missing += *end - (*start).max(published);
+                *end = published;
+            }
+            ranges.retain(|(start, end)| start < end);
+        }
+        above - missing
     }
 
     /// How many of `published` never came.
@@ -145,6 +160,20 @@ mod tests {
             }
             assert_eq!(sequence.lost(60), 60 - got.len() as u64, "seed {seed}");
         }
+    }
+
+    /// A number of a billion that no event has made a billion lost events.
+    #[test]
+    fn numbers_that_no_event_has_are_forgotten() {
+        let mut sequence = Sequence::default();
+        for number in [0, 2, 9, 1_000_000_000_000, 4] {
+            sequence.see(number);
+        }
+        assert_eq!(sequence.cut_to(6), 2, "9 and the large one");
+        assert_eq!((sequence.lost(6), sequence.see(5), sequence.lost(6)), (3, Seen::Late, 2), "1, 3 and 5");
+        assert_eq!(Sequence::default().cut_to(3), 0);
+        let mut sequence = Sequence::default();
+        assert_eq!((sequence.see(u64::MAX), sequence.cut_to(0)), (Seen::New, 0), "there is none above it");
     }
 
     #[test]

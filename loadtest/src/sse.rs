@@ -3,6 +3,9 @@
 
 use crate::sys;
 
+/// The byte order mark.
+const MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// An event id. Short ones, which is all that is usual, live in place.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Id {
@@ -113,7 +116,8 @@ pub(crate) struct Stream {
     pub(crate) last_id: Id,
     /// What the server asked for, in milliseconds; 0 when it did not.
     pub(crate) retry_ms: u32,
-    begun: bool,
+    /// Bytes of a byte order mark that the stream has begun with; all of them: it has begun.
+    mark: u8,
     after_carriage_return: bool,
     /// The text of a comment is thrown away as it comes.
     in_comment: bool,
@@ -122,7 +126,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// A new connection for the same subscriber: the id and the delay stay.
     pub(crate) fn reopen(&mut self) {
-        self.begun = false;
+        self.mark = 0;
         self.after_carriage_return = false;
         self.in_comment = false;
     }
@@ -138,10 +142,17 @@ impl Stream {
         most: usize,
         sink: &mut impl Sink,
     ) -> Result<(), TooLong> {
-        if !self.begun && !bytes.is_empty() {
-            // One leading byte order mark is ignored. Cut in two it would not be; no server does that.
-            self.begun = true;
-            bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+        // One leading byte order mark is ignored, also where it comes in pieces.
+        while let Some(&expected) = MARK.get(usize::from(self.mark))
+            && let Some(&byte) = bytes.first()
+        {
+            if byte == expected {
+                self.mark += 1;
+                bytes = &bytes[1..];
+            } else {
+                rest.line.extend_from_slice(&MARK[..usize::from(self.mark)]);
+                self.mark = MARK.len() as u8;
+            }
         }
         // The only line of data so far of an event that began in this read: nearly always all there is.
         let mut only_line: Option<&[u8]> = None;
@@ -307,8 +318,7 @@ mod tests {
             expected.map(|(name, id, data)| (name.to_owned(), id.map(str::to_owned), data.to_owned()));
         for ending in ["\n", "\r\n", "\r"] {
             let text = lines.replace('\n', ending);
-            // The byte order mark is not cut.
-            for piece in 3..=text.len() {
+            for piece in 1..=text.len() {
                 let (seen, stream, rest) = read(text.as_bytes(), piece);
                 assert_eq!(seen.events, expected, "{ending:?} in pieces of {piece}");
                 assert_eq!((stream.last_id.as_bytes(), stream.retry_ms), (&b"9"[..], 250));

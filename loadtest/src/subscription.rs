@@ -1,6 +1,7 @@
 //! What each subscriber asks, and whom: the template, filled for it.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -184,11 +185,14 @@ impl Subscriptions {
 /// The lines of a file that are not empty.
 fn lines_of(option: &str, path: &Path) -> Outcome<Vec<String>> {
     let failed = |text: String| Failure::new(format!("{option} {}: {text}", path.display()));
-    let length = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-    if length > FILE_BYTES {
+    let file = std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
+    // A pipe and a device have no length that could be looked at.
+    let mut text = Vec::new();
+    file.take(FILE_BYTES + 1).read_to_end(&mut text).map_err(|error| failed(error.to_string()))?;
+    if text.len() as u64 > FILE_BYTES {
         return Err(failed("it is larger than 1 GiB".to_owned()));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = String::from_utf8(text).map_err(|_| failed("it is not UTF-8".to_owned()))?;
     let lines: Vec<String> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if lines.is_empty() { Err(failed("it has no lines".to_owned())) } else { Ok(lines) }

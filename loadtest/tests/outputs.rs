@@ -5,7 +5,7 @@
 
 mod fake;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -231,6 +231,14 @@ fn metrics_can_be_scraped_while_it_runs() {
         std::thread::sleep(Duration::from_millis(50));
     };
     drop(silent);
+    // Nor does the endpoint wait for such clients before it answers another one.
+    let silent = [(); 5].map(|()| TcpStream::connect(&address).unwrap());
+    ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    for client in &silent {
+        client.set_nonblocking(true).unwrap();
+        let waits = client.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        assert!(waits, "it was given up before the scrape was answered");
+    }
     for told in [
         "HTTP/1.1 200 OK",
         "\nfanfare_load_streams_open 6\n",
@@ -350,4 +358,50 @@ fn a_reader_that_has_gone_takes_no_file_along() {
     child.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
     assert_eq!((child.wait().unwrap().code(), complaint.as_str()), (Some(0), ""));
     assert!(taken(&json).contains("\"valid\":true"));
+}
+
+/// A result that could not be written was told after the run, and the others were not written then.
+#[test]
+fn a_result_that_cannot_be_written_is_told_before_the_run_or_costs_no_other_one() {
+    let fake = honest();
+    let fanout = ["fanout", "-n", "2", "-r", "20", "-d", "200ms"];
+    let (code, _, complaint) = run(&fake, &[&fanout[..], &["--json", "/nowhere/report.json"]].concat());
+    assert_eq!((code, fake.published()), (2, 0), "{complaint}");
+    assert!(complaint.contains("/nowhere/report.json"), "{complaint}");
+
+    let (page, junit) = (fake::scratch("page.html"), fake::scratch("junit.xml"));
+    let (page_name, junit_name) = (page.to_str().unwrap(), junit.to_str().unwrap());
+    let outputs = ["--json", "/dev/full", "--csv", "/dev/full", "--html", page_name, "--junit", junit_name];
+    let (code, told, complaint) = run(&fake, &[&fanout[..], &outputs].concat());
+    assert_eq!(code, 1, "{complaint}");
+    assert_eq!(complaint.matches("/dev/full").count(), 2, "{complaint}");
+    assert!(told.ends_with("valid\n"), "{told}");
+    assert!(taken(&page).contains("</html>") && taken(&junit).contains("</testsuite"));
+
+    let same = ["--json", page_name, "--html", page_name];
+    let (code, _, complaint) = run(&fake, &[&fanout[..], &same].concat());
+    assert_eq!(code, 2);
+    assert!(complaint.contains("--json and --html name the same file"), "{complaint}");
+    assert!(!page.exists());
+}
+
+#[test]
+fn a_secret_in_a_body_is_in_no_result() {
+    let (json, page) = (fake::scratch("report.json"), fake::scratch("page.html"));
+    let body = r#"{"text":"{data}","apiKey":"hush"}"#;
+    let (names, fake) = (["--json", json.to_str().unwrap(), "--html", page.to_str().unwrap()], honest());
+    let arguments = [&["fanout", "-n", "2", "-r", "20", "-d", "200ms", "--publish-body", body], &names[..]];
+    let (code, told, complaint) = run(&fake, &arguments.concat());
+    assert_eq!(code, 0, "{complaint}");
+    let texts = [taken(&json), taken(&page), told, complaint];
+    assert!(texts[0].contains("apiKey") && texts.iter().all(|text| !text.contains("hush")), "{texts:?}");
+
+    // The request is told where it fails.
+    let refusing = Fake::start(Behaviour { publish_status: "403 Forbidden", ..Behaviour::default() });
+    let url = format!("http://{}/events/load?token=hush", refusing.address);
+    let (code, told, complaint) =
+        run(&refusing, &["fanout", "-n", "2", "-d", "1s", "--publish-url", &url, "--publish-body", body]);
+    assert_eq!(code, 1);
+    assert!(complaint.contains("token=***") && !complaint.contains("hush"), "{complaint}");
+    assert!(!told.contains("hush"), "{told}");
 }

@@ -209,3 +209,11 @@ fn streams_share_connections_of_http2() {
     ));
     assert_eq!(verdict.code, 1, "{}", verdict.complaint);
 }
+
+/// Only the first member was read.
+#[test]
+fn a_compressed_stream_may_have_several_members() {
+    let fake = Fake::start(Behaviour { gzip: true, members: true, ..Behaviour::default() });
+    let verdict = fake.judge("fanout -n 3 -r 20 -d 300ms --gzip --patience 300ms");
+    assert_eq!((verdict.code, verdict.count("deliveries")), (0, 3 * 7), "{}", verdict.complaint);
+}

@@ -98,3 +98,22 @@ fn stages_that_cannot_be_are_named() {
         assert!(verdict.code == 2 && verdict.complaint.contains(told), "{run}: {}", verdict.complaint);
     }
 }
+
+/// A newcomer was owed everything that had been published to its topics but the first one before it came.
+#[test]
+fn a_newcomer_with_several_topics_is_not_owed_what_came_before_it() {
+    let run = |fake: Fake| {
+        let url = format!("http://{}/events/{{topics:,}}", fake.address);
+        let stages = RUN.strip_prefix("fanout").expect("its scenario");
+        fake.judge(&format!("topics --topics 6 --per-stream 3 --subscribe-url {url} {stages}"))
+    };
+    let verdict = run(Fake::start(Behaviour::default()));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert!(verdict.count("deliveries") > 1_000, "{}", verdict.json);
+    // Six events that follow each other are one of each topic, of which the stream has three.
+    let verdict = run(mischievous(|subscriber, event| match (subscriber, event) {
+        (13, 118..=123) => vec![],
+        _ => vec![Send::Event(event)],
+    }));
+    assert_eq!((verdict.code, verdict.faults()), (1, [3, 0, 0, 0]), "{}", verdict.complaint);
+}

@@ -304,3 +304,92 @@ fn errors_are_counted_by_kind_where_that_is_asked_for() {
     let verdict = judge(&run);
     assert!(verdict.complaint.contains("answered 503") && verdict.code == 1, "{}", verdict.complaint);
 }
+
+/// The patience began anew with each byte, and Ctrl-C was not seen while there was something to read.
+#[test]
+fn an_answer_to_a_publish_without_an_end_ends_the_run_after_the_patience() {
+    for answer in [
+        ("", "HTTP/1.1 103 Early Hints\r\n\r\n"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n", "x"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n"),
+    ] {
+        let answers_without_end = Some(answer);
+        let fake = Fake::start(Behaviour { answers_without_end, ..Behaviour::default() });
+        let verdict = fake.judge("fanout -n 2 -d 1s --patience 300ms");
+        assert_eq!(verdict.code, 1, "{answer:?}");
+        assert!(verdict.complaint.contains("no answer for 0.3 s"), "{answer:?}: {}", verdict.complaint);
+    }
+}
+
+/// All of them had the id of the last one, and a server that joins events was not valid.
+#[test]
+fn events_that_are_joined_share_an_id() {
+    let joined = |subscriber, event: usize| match (subscriber, event) {
+        (_, 0) => vec![Send::Joined(vec![0])],
+        // One of the streams gets them one by one.
+        (1, _) => vec![Send::Joined(vec![event])],
+        (_, _) if event.is_multiple_of(5) => vec![Send::Joined((event - 4..=event).collect())],
+        _ => vec![],
+    };
+    let verdict = mischievous(joined).judge("fanout -n 4 -r 50 -d 500ms");
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    let ids = &verdict.json["ids"];
+    assert_eq!((&ids["with"], &ids["differing"]), (&(4 * 26).into(), &0.into()), "{ids}");
+}
+
+/// Beyond sixteen topics no id was looked at.
+#[test]
+fn ids_are_looked_at_where_there_are_many_topics() {
+    let same = |_, event| vec![Send::Named(event, "7", "")];
+    let verdict = mischievous(same).judge("topics -n 20 -r 100 -d 400ms --patience 300ms");
+    assert_eq!((verdict.code, verdict.faults()), (1, [0; 4]), "{}", verdict.complaint);
+    assert!(verdict.complaint.contains("have the id of another event"), "{}", verdict.complaint);
+    let verdict = Fake::start(Behaviour { ids: true, ..Behaviour::default() })
+        .judge("topics -n 20 -r 100 -d 400ms --patience 300ms");
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+}
+
+/// An event from the future had no latency, and a number that no event has made a billion lost ones.
+#[test]
+fn events_that_nobody_has_published_are_damaged() {
+    let later = |_, event: usize| vec![Send::Forged(event, event as u64, u64::MAX / 2)];
+    let verdict = mischievous(later).judge("fanout -n 2 -r 50 -d 200ms --patience 300ms");
+    assert_eq!(verdict.code, 1);
+    assert!(verdict.complaint.contains("was damaged at every subscriber"), "{}", verdict.complaint);
+
+    for number in [11, 1_000_000_000_000, u64::MAX] {
+        let more = move |subscriber, event: usize| match (subscriber, event) {
+            (1, 8) => vec![Send::Event(event), Send::Forged(event, number, 1)],
+            _ => vec![Send::Event(event)],
+        };
+        // The numbers of the events are 0 to 10.
+        let verdict = mischievous(more).judge("fanout -n 2 -r 50 -d 200ms --patience 300ms");
+        let [lost, doubled, _, damaged] = verdict.faults();
+        assert_eq!((verdict.code, lost, doubled, damaged), (1, 0, 0, 1), "{number}: {}", verdict.complaint);
+    }
+}
+
+/// Where nothing is published a text that looks like the beginning of a stamp was damage.
+#[test]
+fn what_somebody_else_sends_is_not_damaged() {
+    let tick = Duration::from_millis(20);
+    let script = vec![(tick, "data: http://example.org/~florian/\n\n"), (tick, "data: ~fl\n\n")];
+    let fake = Fake::start(Behaviour { script: Some(script), ..Behaviour::default() });
+    let url = format!("http://{}/x", fake.address);
+    let verdict = judge(&format!("listen --once -n 3 -d 20s --subscribe-url {url}"));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    let listened = &verdict.json["listened"];
+    assert_eq!((&listened["events"], &listened["gap_ms"]["count"]), (&6.into(), &3.into()), "{listened}");
+}
+
+/// The streams were hardly ever all open at once, and for that the run waited without an end.
+#[test]
+fn streams_that_end_at_once_do_not_hold_the_begin_of_a_run() {
+    let fake = Fake::start(Behaviour { script: Some(Vec::new()), retry_ms: 200, ..Behaviour::default() });
+    let url = format!("http://{}/x", fake.address);
+    let verdict =
+        judge(&format!("listen -n 5 -d 300ms --patience 100ms --retry 100ms --subscribe-url {url}"));
+    assert_eq!(verdict.code, 1);
+    assert!(verdict.complaint.contains("no event came"), "{}", verdict.complaint);
+    assert!(verdict.count("streams_ended") >= 5, "{}", verdict.json);
+}

@@ -1,6 +1,6 @@
 //! One subscriber: 150 bytes at most, or the judge would need more memory than the judged.
 
-use flate2::write::GzDecoder;
+use flate2::write::MultiGzDecoder;
 use rustls::ClientConnection;
 
 use crate::http::Framing;
@@ -69,16 +69,47 @@ pub(crate) struct Subscriber {
 #[derive(Default)]
 pub(super) struct Rare {
     /// The other topics of its stream, in order.
-    pub(super) topics: Vec<(u32, Sequence)>,
+    pub(super) topics: Vec<OtherTopic>,
     pub(super) tls: Option<Box<ClientConnection>>,
     /// Of a stream that is compressed.
-    pub(super) gzip: Option<GzDecoder<Vec<u8>>>,
+    pub(super) gzip: Option<MultiGzDecoder<Vec<u8>>>,
+}
+
+/// What a subscriber has of a further topic of its stream, each as for the first one.
+#[derive(Debug)]
+pub(super) struct OtherTopic {
+    pub(super) topic: u32,
+    pub(super) owed_from: u32,
+    pub(super) joins: bool,
+    pub(super) skips: bool,
+    pub(super) sequence: Sequence,
+}
+
+impl OtherTopic {
+    fn new(topic: u32) -> OtherTopic {
+        OtherTopic {
+            topic,
+            owed_from: NOTHING_OWED,
+            joins: false,
+            skips: false,
+            sequence: Sequence::default(),
+        }
+    }
+}
+
+/// How many events of a topic, of which so many were published, were owed and have not come. With `waits`, for the
+/// first event since it joined or left, there are holes only from before it left.
+fn missing(sequence: &Sequence, waits: bool, owed_from: u32, published: u64) -> u64 {
+    match waits {
+        false => sequence.lost(published),
+        true => sequence.lost(0) + published.saturating_sub(u64::from(owed_from)),
+    }
 }
 
 impl Subscriber {
     pub(super) fn new(group: u8, topics: &[u32]) -> Subscriber {
         let (&topic, others) = topics.split_first().unwrap_or((&0, &[]));
-        let topics = || others.iter().map(|&topic| (topic, Sequence::default())).collect();
+        let topics = || others.iter().map(|&topic| OtherTopic::new(topic)).collect();
         Subscriber {
             rare: (!others.is_empty()).then(|| Box::new(Rare { topics: topics(), ..Rare::default() })),
             generation: 0,
@@ -105,20 +136,79 @@ impl Subscriber {
 
     /// How many of the events that were published to its topics it was owed and did not get.
     pub(super) fn lost(&self, published: impl Fn(u32) -> u64) -> u64 {
-        let others = self.rare.iter().flat_map(|rare| rare.topics.iter());
-        let others: u64 = others.map(|(topic, sequence)| sequence.lost(published(*topic))).sum();
-        let published = published(self.topic);
-        others
-            + match self.joins || self.skips {
-                false => self.sequence.lost(published),
-                // It still waits for its first event, so there are holes only from before it left.
-                true => self.sequence.lost(0) + published.saturating_sub(u64::from(self.owed_from)),
-            }
+        let of_other = |other: &OtherTopic| {
+            let OtherTopic { sequence, joins, skips, owed_from, topic } = other;
+            missing(sequence, *joins || *skips, *owed_from, published(*topic))
+        };
+        let others: u64 = self.other_topics().map(of_other).sum();
+        others + missing(&self.sequence, self.joins || self.skips, self.owed_from, published(self.topic))
+    }
+
+    fn other_topics(&self) -> impl Iterator<Item = &OtherTopic> {
+        self.rare.iter().flat_map(|rare| rare.topics.iter())
+    }
+
+    fn other_topics_mut(&mut self) -> impl Iterator<Item = &mut OtherTopic> {
+        self.rare.iter_mut().flat_map(|rare| rare.topics.iter_mut())
+    }
+
+    /// It is a newcomer to all its topics: the first event of each tells where its sequence starts.
+    pub(super) fn join(&mut self) {
+        (self.joins, self.owed_from, self.sequence) = (true, NOTHING_OWED, Sequence::default());
+        for other in self.other_topics_mut() {
+            *other = OtherTopic { joins: true, ..OtherTopic::new(other.topic) };
+        }
+    }
+
+    /// Its stream was cut on our account; `skips`: it comes back without naming where it was.
+    pub(super) fn go_away(&mut self, skips: bool) {
+        self.owed_from = NOTHING_OWED;
+        self.skips = skips && !self.joins;
+        for other in self.other_topics_mut() {
+            other.owed_from = NOTHING_OWED;
+            other.skips = skips && !other.joins;
+        }
+    }
+
+    /// It waits for the first event of a topic, and it is not told yet from when on it is owed events.
+    pub(super) fn is_to_be_owed(&self) -> bool {
+        let waits = |joins, skips, owed_from| (joins || skips) && owed_from == NOTHING_OWED;
+        waits(self.joins, self.skips, self.owed_from)
+            || self.other_topics().any(|other| waits(other.joins, other.skips, other.owed_from))
+    }
+
+    /// From now on it is owed what is published, to the topics of which it still waits for an event.
+    pub(super) fn owe(&mut self, published: impl Fn(u32) -> u64) {
+        let from = |topic| u32::try_from(published(topic)).unwrap_or(NOTHING_OWED);
+        if self.joins || self.skips {
+            self.owed_from = from(self.topic);
+        }
+        for other in self.other_topics_mut().filter(|other| other.joins || other.skips) {
+            other.owed_from = from(other.topic);
+        }
+    }
+
+    /// Skips, where it is still to skip, what it missed on purpose. Returns how many events that are.
+    pub(super) fn settle_skipped(&mut self) -> u64 {
+        let skip = |sequence: &mut Sequence, skips: bool, owed_from: u32| match skips {
+            true if owed_from != NOTHING_OWED => sequence.skip_to(u64::from(owed_from)),
+            _ => 0,
+        };
+        let first = skip(&mut self.sequence, self.skips, self.owed_from);
+        let others = self.other_topics_mut();
+        first + others.map(|other| skip(&mut other.sequence, other.skips, other.owed_from)).sum::<u64>()
+    }
+
+    /// Takes back the numbers that no event has, because only so many were published. Returns how many came.
+    pub(super) fn invented(&mut self, published: impl Fn(u32) -> u64) -> u64 {
+        let first = self.sequence.cut_to(published(self.topic));
+        let others = self.other_topics_mut();
+        first + others.map(|other| other.sequence.cut_to(published(other.topic))).sum::<u64>()
     }
 
     /// Its topics.
     pub(super) fn topics(&self) -> Vec<u32> {
-        let others = self.rare.iter().flat_map(|rare| rare.topics.iter().map(|(topic, _)| *topic));
+        let others = self.other_topics().map(|other| other.topic);
         std::iter::once(self.topic).chain(others).collect()
     }
 

@@ -24,7 +24,7 @@ use self::sockets::Sockets;
 use self::transport::{Transport, Turn};
 use self::tun::Tun;
 use super::observations::{Observations, Recorder, ThreadObservations, coarse_timings, record};
-use super::subscriber::{NOTHING_OWED, State, Subscriber};
+use super::subscriber::{State, Subscriber};
 use super::{Command, Common, Control, Plan, lock};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::Failure;
@@ -55,10 +55,15 @@ pub(super) fn run(index: usize, plan: &Plan, common: &Common, control: &Control)
     }
 }
 
+/// How many events of a topic are owed to a subscriber that leaves.
+fn owed_of(owed: &[(u32, u64)]) -> impl Fn(u32) -> u64 {
+    |wanted| owed.iter().find(|(topic, _)| *topic == wanted).map_or(0, |&(_, owed)| owed)
+}
+
 /// A subscriber that is about to leave.
 struct Leaver {
-    /// How many of the topic's events it has to have.
-    owed: u64,
+    /// How many events of each of its topics it has to have, by the number of the topic.
+    owed: Vec<(u32, u64)>,
     generation: u32,
 }
 
@@ -121,8 +126,10 @@ impl<'a, T: Transport> Worker<'a, T> {
         for number in mine {
             let (group, topics) = plan.place(number);
             let mut subscriber = Subscriber::new(group, &topics);
-            // It will come while events are published.
-            subscriber.joins = number >= plan.admitted;
+            if number >= plan.admitted {
+                // It will come while events are published.
+                subscriber.join();
+            }
             subscribers.insert(subscriber);
         }
         // After the table parted: the number of a loop means something only here.
@@ -261,9 +268,11 @@ impl<'a, T: Transport> Worker<'a, T> {
     /// got what was published so far, or has waited for long enough.
     fn begin_to_leave(&mut self, index: usize) {
         let subscriber = &self.subscribers[index];
-        let owed = self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed);
-        if subscriber.lost(|_| owed) == 0 {
-            return self.leave(index, owed);
+        let plan = self.plan;
+        let published = |topic: u32| (topic, plan.published[topic as usize].load(Ordering::Relaxed));
+        let owed: Vec<(u32, u64)> = subscriber.topics().into_iter().map(published).collect();
+        if subscriber.lost(owed_of(&owed)) == 0 {
+            return self.leave(index, &owed);
         }
         let until = clock::now() + self.plan.patience_ns;
         self.leaving.insert(index as u32, Leaver { owed, generation: subscriber.generation });
@@ -272,23 +281,23 @@ impl<'a, T: Transport> Worker<'a, T> {
 
     /// A subscriber that is about to leave has got something, or its time is up.
     pub(super) fn leave_if_done(&mut self, index: usize, time_is_up: bool) {
-        let Some(&Leaver { owed, generation }) = self.leaving.get(&(index as u32)) else { return };
+        let Some(leaver) = self.leaving.get(&(index as u32)) else { return };
         let subscriber = &self.subscribers[index];
-        if subscriber.generation == generation && (time_is_up || subscriber.lost(|_| owed) == 0) {
-            self.leaving.remove(&(index as u32));
-            self.leave(index, owed);
+        if subscriber.generation == leaver.generation
+            && (time_is_up || subscriber.lost(owed_of(&leaver.owed)) == 0)
+            && let Some(Leaver { owed, .. }) = self.leaving.remove(&(index as u32))
+        {
+            self.leave(index, &owed);
         }
     }
 
     /// It leaves, is judged for what it was owed, and a newcomer takes its place.
-    fn leave(&mut self, index: usize, owed: u64) {
+    fn leave(&mut self, index: usize, owed: &[(u32, u64)]) {
         self.close(index);
         let subscriber = &mut self.subscribers[index];
-        self.recorder.settle(subscriber, |_| owed);
-        subscriber.owed_from = NOTHING_OWED;
+        self.recorder.settle(subscriber, owed_of(owed));
         subscriber.stream = Default::default();
-        subscriber.sequence = Default::default();
-        subscriber.joins = true;
+        subscriber.join();
         if (index as u32) < self.admitted {
             self.queue.push_back(index as u32);
         }
@@ -311,7 +320,7 @@ impl<'a, T: Transport> Worker<'a, T> {
             match self.subscribers[index as usize].state {
                 State::Open => self.begin_to_leave(index as usize),
                 // It is not there: what it has not got meanwhile it could not get.
-                _ => self.leave(index as usize, 0),
+                _ => self.leave(index as usize, &[]),
             }
         }
     }
@@ -321,7 +330,7 @@ impl<'a, T: Transport> Worker<'a, T> {
         while let Some(index) = self.queue.pop_front() {
             if index >= self.admitted {
                 // It was told to leave while it waited.
-                self.leave(index as usize, 0);
+                self.leave(index as usize, &[]);
             } else if self.subscribers[index as usize].state == State::Away {
                 return Some(index);
             }
@@ -335,9 +344,7 @@ impl<'a, T: Transport> Worker<'a, T> {
         for index in 0..self.subscribers.len() {
             if self.subscribers[index].state != State::Away {
                 self.close(index);
-                let subscriber = &mut self.subscribers[index];
-                subscriber.owed_from = NOTHING_OWED;
-                subscriber.skips = !self.plan.resume && !subscriber.joins;
+                self.subscribers[index].go_away(!self.plan.resume);
                 self.queue.push_back(index as u32);
             }
         }
@@ -391,10 +398,9 @@ impl<'a, T: Transport> Worker<'a, T> {
             && when <= now
         {
             self.joining.pop_front();
-            let subscriber = &mut self.subscribers[index as usize];
-            if subscriber.generation == generation && (subscriber.joins || subscriber.skips) {
-                let published = self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed);
-                subscriber.owed_from = u32::try_from(published).unwrap_or(NOTHING_OWED);
+            let (plan, subscriber) = (self.plan, &mut self.subscribers[index as usize]);
+            if subscriber.generation == generation {
+                subscriber.owe(|topic| plan.published[topic as usize].load(Ordering::Relaxed));
             }
         }
         while let Some(&(when, index, generation)) = self.leaving_until.front() {
@@ -437,6 +443,7 @@ impl<'a, T: Transport> Worker<'a, T> {
         let (cpu_ns, now) = (sys::thread_cpu_ns() - self.window_cpu, clock::now());
         for (_, subscriber) in &mut self.subscribers {
             let published = |topic: u32| published.get(topic as usize).copied().unwrap_or(0);
+            self.recorder.take_back_invented(subscriber, published);
             self.recorder.settle(subscriber, published);
             self.recorder.at_end(subscriber, now);
         }

@@ -33,23 +33,33 @@ fn is_kept(stream: &Blocking) -> bool {
     read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
+/// When a patience that begins now is over. The least is one look, so that no patience is some.
+fn end_of(patience: Duration) -> u64 {
+    clock::now() + clock::nanoseconds(patience.max(LOOK))
+}
+
+/// An error where the run is over, or the time is up.
+fn go_on(stop: &AtomicBool, until: u64) -> io::Result<()> {
+    if stop.load(Ordering::Relaxed) || sys::interrupted() {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
+    if clock::now() > until {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(())
+}
+
 /// Tries until something was done, a time is up, or the run is over: Ctrl-C is not to wait for a server that
 /// stalls.
 fn patiently(
     stop: &AtomicBool,
-    patience: Duration,
+    until: u64,
     mut attempt: impl FnMut() -> io::Result<usize>,
 ) -> io::Result<usize> {
-    let patience = clock::now() + clock::nanoseconds(patience);
     loop {
         match attempt() {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                if stop.load(Ordering::Relaxed) || sys::interrupted() {
-                    return Err(io::ErrorKind::Interrupted.into());
-                }
-                if clock::now() > patience {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
+                go_on(stop, until)?;
             }
             result => return result,
         }
@@ -96,17 +106,19 @@ impl Connection {
         }
         for attempt in 0.. {
             let fresh = self.stream.is_none();
-            let (stop, patience) = (self.stop.clone(), self.patience);
+            let stop = self.stop.clone();
+            let patience = self.patience;
             let stream = self.connected()?;
+            let until = end_of(patience);
             let mut left = request;
             let result = loop {
-                match patiently(&stop, patience, || stream.write(left)) {
+                match patiently(&stop, until, || stream.write(left)) {
                     Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
                     Ok(written) => left = &left[written..],
                     Err(error) => break Err(error),
                 }
                 if left.is_empty() {
-                    break patiently(&stop, patience, || stream.flush().map(|()| 0)).map(drop);
+                    break patiently(&stop, until, || stream.flush().map(|()| 0)).map(drop);
                 }
             };
             match result {
@@ -124,7 +136,8 @@ impl Connection {
         if self.stream.is_none() {
             let failed =
                 |error| Failure::new(format!("the publisher cannot connect to {}: {error}", self.address));
-            let stream = TcpStream::connect(self.address).map_err(failed)?;
+            let stream =
+                TcpStream::connect_timeout(&self.address, self.patience.max(LOOK)).map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
             stream.set_read_timeout(Some(LOOK)).map_err(failed)?;
             stream.set_write_timeout(Some(LOOK)).map_err(failed)?;
@@ -139,16 +152,20 @@ impl Connection {
         self.stream.as_mut().ok_or_else(|| Failure::new("the publisher has no connection"))
     }
 
-    /// Waits for the answer to the oldest request.
+    /// Waits for the answer to the oldest request. All of it has to come within the patience: a server that sends
+    /// a byte of it now and then, or one after the other that is none, does not hold the publisher for ever.
     pub(crate) fn answer(&mut self, tally: &mut Tally) -> Outcome<()> {
+        /// Of a body, for a person.
+        const BODY_BYTES: usize = 200;
         let Some(sent) = self.under_way.pop_front() else { return Ok(()) };
+        let until = end_of(self.patience);
         let head = loop {
             match http::parse_head(&self.received)
                 .map_err(|failure| Failure::new(format!("the answer to a publish: {failure}")))?
             {
                 Some(head) if head.status >= 200 => break head,
                 Some(head) => _ = self.received.drain(..head.length),
-                None if self.read()? > 0 => {}
+                None if self.read(until)? > 0 => {}
                 None => {
                     self.stream = None;
                     let text = "the server closed the publisher's connection without an answer: did it die?";
@@ -165,11 +182,11 @@ impl Connection {
             let more = step == Step::More;
             let ended = step == Step::End;
             if let Step::Body(bytes) = step {
-                body.extend_from_slice(&bytes[..bytes.len().min(200)]);
+                body.extend_from_slice(&bytes[..bytes.len().min(BODY_BYTES - body.len())]);
             }
             let used = self.received.len() - input.len();
             self.received.drain(..used);
-            if ended || (more && self.read()? == 0) {
+            if ended || (more && self.read(until)? == 0) {
                 break;
             }
         }
@@ -184,14 +201,15 @@ impl Connection {
         Ok(())
     }
 
-    fn read(&mut self) -> Outcome<usize> {
+    fn read(&mut self, until: u64) -> Outcome<usize> {
         let stream = self
             .stream
             .as_mut()
             .ok_or_else(|| Failure::new("the server closed the publisher's connection"))?;
         let start = self.received.len();
         self.received.resize(start + 16 * 1024, 0);
-        let read = patiently(&self.stop, self.patience, || stream.read(&mut self.received[start..]));
+        let read = go_on(&self.stop, until)
+            .and_then(|()| patiently(&self.stop, until, || stream.read(&mut self.received[start..])));
         self.received.truncate(start + read.as_ref().copied().unwrap_or(0));
         match read {
             Ok(length) => Ok(length),

@@ -9,6 +9,7 @@ use super::Connection;
 use crate::client::{Delivered, Timings, record, timings};
 use crate::clock::{self, SECOND};
 use crate::failure::{Failure, Outcome, excerpt};
+use crate::secrets;
 use crate::stamp::{Payload, Stamp};
 use crate::sys;
 use crate::target::{Template, Values};
@@ -194,8 +195,8 @@ impl Thread {
             Failure::new(format!(
                 "{failure}; it was {} {} with the body `{}`",
                 template.method,
-                template.filled_url(values),
-                excerpt(body)
+                secrets::url(&template.filled_url(values)),
+                excerpt(secrets::body(&String::from_utf8_lossy(body)).as_bytes())
             ))
         })
     }

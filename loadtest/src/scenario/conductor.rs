@@ -58,6 +58,11 @@ pub(super) struct Conductor<'a> {
 }
 
 impl Conductor<'_> {
+    /// Nothing is published; whatever comes is somebody else's.
+    fn listens(&self) -> bool {
+        matches!(self.kind, Kind::Listen(_)) || !self.load.can_publish()
+    }
+
     fn crowd(&self) -> Outcome<&Crowd> {
         self.crowd.as_ref().ok_or_else(|| Failure::new("the crowd is gone"))
     }
@@ -216,7 +221,9 @@ impl Conductor<'_> {
             let crowd = self.crowd()?;
             let open = crowd.open();
             bar.set_position(open);
-            if open + crowd.failed() + crowd.over() >= all {
+            // Streams that somebody else ends early are open again and again, but hardly ever all at once.
+            let were_open = if self.listens() { crowd.opened() } else { open + crowd.over() };
+            if were_open + crowd.failed() >= all {
                 break;
             }
             clock::sleep_until(clock::now() + 2 * MILLISECOND);
@@ -445,7 +452,7 @@ impl Conductor<'_> {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
         }
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
-        let listens = matches!(self.kind, Kind::Listen(_)) || !self.load.can_publish();
+        let listens = self.listens();
         let stalls = matches!(self.kind, Kind::Slow(_)).then_some(1);
         // A log that cannot be written is a problem of the run, but the report is there.
         let result = result.and(self.watch.end(&observed.latency_of_all(stalls, listens)));

@@ -48,6 +48,7 @@ pub(crate) struct Load {
     pub(crate) subscribe_headers: Vec<String>,
     /// Body of a subscription; the method is POST then, if none is given
     #[arg(long, value_name = "TEXT")]
+    #[serde(serialize_with = "secrets::shown_body")]
     pub(crate) subscribe_body: Option<String>,
     /// A file with a value on each line, such as a token or a cookie: `{value}` in the subscription's URL, headers
     /// and body stands for them, for the subscribers in turn. `{subscriber}` is a subscriber's number
@@ -85,6 +86,7 @@ pub(crate) struct Load {
     pub(crate) publish_headers: Vec<String>,
     /// Body of a publish, with {topic}, {data}, {seq}. The data needs no escaping
     #[arg(long, value_name = "TEXT")]
+    #[serde(serialize_with = "secrets::shown_body")]
     pub(crate) publish_body: Option<String>,
     /// Name of the topic; where there are several, each gets a number at its end
     #[arg(long, default_value = "load")]

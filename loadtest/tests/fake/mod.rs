@@ -32,6 +32,10 @@ pub(crate) enum Send {
     Changed(usize, usize),
     /// An event by its number, with an id and a name of its own.
     Named(usize, &'static str, &'static str),
+    /// Several events in one, with the id of the last one.
+    Joined(Vec<usize>),
+    /// An event by its number with another number and another time in it, and a checksum that is right.
+    Forged(usize, u64, u64),
     /// The end of the stream, without the end of its body.
     Hangup,
 }
@@ -64,8 +68,12 @@ pub(crate) struct Behaviour {
     pub(crate) script: Option<Vec<(Duration, &'static str)>>,
     /// Publishes are taken and never answered.
     pub(crate) mute: bool,
+    /// Publishes are answered with this, and with the second part again and again without an end.
+    pub(crate) answers_without_end: Option<(&'static str, &'static str)>,
     /// Streams are compressed.
     pub(crate) gzip: bool,
+    /// With `gzip` each piece is a member of its own (RFC 1952, section 2.2).
+    pub(crate) members: bool,
     /// Answer to a subscription in place of a stream.
     pub(crate) answer: Option<&'static str>,
     /// After `answer` the connection stays open.
@@ -98,7 +106,9 @@ impl Default for Behaviour {
             endless: None,
             script: None,
             mute: false,
+            answers_without_end: None,
             gzip: false,
+            members: false,
             answer: None,
             lingers: false,
             misroutes: false,
@@ -252,6 +262,20 @@ fn is_closed(socket: &TcpStream) -> bool {
     gone
 }
 
+/// The data of an event with another number and another time, and a checksum that is right: `~fl`, run, topic,
+/// number, time, length, checksum and filler, with a point between two of them.
+fn forged(data: &str, sequence: u64, intended: u64) -> String {
+    let parts: Vec<&str> = data.trim_end_matches('!').split('.').collect();
+    let made = |length: usize, checksum: &str| {
+        format!("{}.{}.{sequence}.{intended}.{length}.{checksum}.{}!", parts[0], parts[1], parts[6])
+    };
+    // The length has as many digits as the length of what is made.
+    let length = made(made(100, "00000000").len(), "00000000").len();
+    let unchecked = made(length, "");
+    let checksum = format!("{:08x}", crc32fast::hash(unchecked.as_bytes()));
+    made(length, &checksum)
+}
+
 impl Inside {
     fn serve(&self, socket: TcpStream) {
         socket.set_nodelay(true).unwrap();
@@ -293,6 +317,13 @@ impl Inside {
             }
             if self.behaviour.mute {
                 continue;
+            }
+            if let Some((first, again)) = self.behaviour.answers_without_end {
+                let _ = (&socket).write_all(first.as_bytes());
+                while (&socket).write_all(again.as_bytes()).is_ok() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                return;
             }
             let status = self.behaviour.publish_status;
             let _ = write!(&socket, "HTTP/1.1 {status}\r\nContent-Length: 6\r\n\r\nreason");
@@ -380,6 +411,11 @@ impl Inside {
     fn write(&self, body: &mut Body, text: &str) {
         let text = match &mut body.gzip {
             None => text.as_bytes().to_vec(),
+            Some(_) if self.behaviour.members => {
+                let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                gzip.write_all(text.as_bytes()).unwrap();
+                gzip.finish().unwrap()
+            }
             Some(gzip) => {
                 gzip.write_all(text.as_bytes()).and_then(|()| gzip.flush()).unwrap();
                 std::mem::take(gzip.get_mut())
@@ -435,6 +471,15 @@ impl Inside {
                     Send::Named(event, id, name) => {
                         let fields = format!("id: {id}\nevent: {name}");
                         self.write(socket, &self.named_frame(&fields, &events[event]));
+                    }
+                    Send::Joined(numbers) => {
+                        let data: Vec<&str> = numbers.iter().map(|&event| events[event].as_str()).collect();
+                        let id = format!("id: {}", numbers.last().unwrap());
+                        self.write(socket, &self.named_frame(&id, &data.join("\n")));
+                    }
+                    Send::Forged(event, sequence, intended) => {
+                        let data = forged(&events[event], sequence, intended);
+                        self.write(socket, &self.frame(event, &data));
                     }
                     Send::Hangup => hangs_up = true,
                 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use flate2::write::GzDecoder;
+use flate2::write::MultiGzDecoder;
 use rustls::ClientConnection;
 
 use super::Worker;
@@ -89,7 +89,7 @@ fn read_tls(tls: &mut ClientConnection, bytes: &mut &[u8], plain: &mut Vec<u8>) 
 /// Decompresses a piece of a stream, and gives what there is to `feed`. The inner error is that of the
 /// compression.
 pub(super) fn decompress(
-    gzip: &mut GzDecoder<Vec<u8>>,
+    gzip: &mut MultiGzDecoder<Vec<u8>>,
     bytes: &[u8],
     feed: &mut impl FnMut(&[u8]) -> Outcome<()>,
 ) -> Outcome<io::Result<()>> {

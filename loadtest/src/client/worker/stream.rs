@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 use std::io;
 use std::sync::atomic::Ordering;
 
-use flate2::write::GzDecoder;
+use flate2::write::MultiGzDecoder;
 
 use super::super::Stage;
 use super::super::observations::{DeliverySink, Place, record};
-use super::super::subscriber::{NOTHING_OWED, State};
+use super::super::subscriber::State;
 use super::layers::decompress;
 use super::opening::unfit;
 use super::transport::Transport;
@@ -62,14 +62,14 @@ impl<T: Transport> Worker<'_, T> {
         subscriber.state = State::Open;
         subscriber.framing = head.framing;
         if matches!(head.content_encoding.as_str(), "gzip" | "x-gzip") {
-            subscriber.rare.get_or_insert_default().gzip = Some(GzDecoder::new(Vec::new()));
+            subscriber.rare.get_or_insert_default().gzip = Some(MultiGzDecoder::new(Vec::new()));
         }
         subscriber.stream.reopen();
         if subscriber.attempts > 0 {
             self.recorder.observations.reopened += 1;
             subscriber.attempts = 0;
         }
-        if (subscriber.joins || subscriber.skips) && subscriber.owed_from == NOTHING_OWED {
+        if subscriber.is_to_be_owed() {
             self.joining.push_back((now + OWED_AFTER, index as u32, subscriber.generation));
         }
         self.opening -= 1;
