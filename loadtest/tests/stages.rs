@@ -85,6 +85,26 @@ fn many_threads_share_the_stages() {
     assert_eq!((verdict.count("streams_open_at_end"), verdict.count("tried_out")), (2, 7));
 }
 
+/// Only the first topic of a stream was counted from its first event on: of the others everything that was
+/// published before a subscriber came was lost, and everything that a leaver's place had missed.
+#[test]
+fn all_topics_of_a_stream_follow_the_stages() {
+    let run = "topics --topics 6 --per-stream 3 -r 60 --patience 500ms --subscribe-url http://ADDRESS/events/{topics:,} \
+               --stage 1s:20 --stage 2s:20 --stage 500ms:4 --stage 1s:12 --stage 500ms:4";
+    let judge = |fake: Fake| fake.judge(&run.replace("ADDRESS", &fake.address.to_string()));
+    let verdict = judge(Fake::start(Behaviour::default()));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.count("streams_open_at_end"), 4);
+    assert!(verdict.count("deliveries") > 500, "{}", verdict.json);
+
+    // An event in the middle of the time in which nobody comes and goes, of six topics in turn.
+    let verdict = judge(mischievous(|subscriber, event| match (subscriber, event) {
+        (13, 126..132) => vec![],
+        _ => vec![Send::Event(event)],
+    }));
+    assert_eq!((verdict.code, verdict.faults()), (1, [3, 0, 0, 0]), "{}", verdict.complaint);
+}
+
 #[test]
 fn stages_that_cannot_be_are_named() {
     for (run, told) in [

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{self, EventId, IdFigures};
 use super::series::Series;
-use super::subscriber::{NOTHING_OWED, State, Subscriber};
+use super::subscriber::{Account, NOTHING_OWED, OtherTopic, State, Subscriber};
 use super::{Plan, SeenSoFar, transfer};
 use crate::clock;
 use crate::distributed::Offset;
 use crate::failure::excerpt;
-use crate::sequence::{Faults, Seen, Sequence};
+use crate::sequence::{Faults, Seen};
 use crate::sse::{Event, Sink};
 use crate::stamp::{self, Stamp};
 
@@ -251,8 +251,10 @@ impl Recorder {
     /// Closes a subscriber's account: what it was owed of the events published to its topics is there or lost.
     pub(super) fn settle(&mut self, subscriber: &mut Subscriber, published: impl Fn(u32) -> u64) {
         self.observations.faults[usize::from(subscriber.group)].lost += subscriber.lost(published);
-        if subscriber.skips && subscriber.owed_from != NOTHING_OWED {
-            self.observations.missed_away += subscriber.sequence.skip_to(u64::from(subscriber.owed_from));
+        for account in subscriber.accounts() {
+            if *account.skips && *account.owed_from != NOTHING_OWED {
+                self.observations.missed_away += account.sequence.skip_to(u64::from(*account.owed_from));
+            }
         }
     }
 
@@ -294,30 +296,20 @@ impl Recorder {
         let id = id.map(|id| self.id_of(id));
         let observations = &mut self.observations;
         let faults = &mut observations.faults[usize::from(subscriber.group)];
-        let sequence = match &mut subscriber.more {
-            _ if stamp.topic == subscriber.topic => &mut *subscriber.sequence,
-            Some(more) => match more.binary_search_by_key(&stamp.topic, |(topic, _)| *topic) {
-                Ok(place) => &mut more[place].1,
-                Err(_) => {
-                    faults.misrouted += 1;
-                    return;
-                }
-            },
-            None => {
-                faults.misrouted += 1;
-                return;
-            }
+        let Some(account) = subscriber.account_of(stamp.topic) else {
+            faults.misrouted += 1;
+            return;
         };
-        let owed_from = u64::from(subscriber.owed_from);
-        if *subscriber.joins {
-            *subscriber.joins = false;
-            sequence.start_at(stamp.sequence.min(owed_from));
+        let owed_from = u64::from(*account.owed_from);
+        if *account.joins {
+            *account.joins = false;
+            account.sequence.start_at(stamp.sequence.min(owed_from));
         }
-        if *subscriber.skips {
-            *subscriber.skips = false;
-            observations.missed_away += sequence.skip_to(stamp.sequence.min(owed_from));
+        if *account.skips {
+            *account.skips = false;
+            observations.missed_away += account.sequence.skip_to(stamp.sequence.min(owed_from));
         }
-        match sequence.see(stamp.sequence) {
+        match account.sequence.see(stamp.sequence) {
             Seen::New => {}
             Seen::Late => faults.out_of_order += 1,
             Seen::Again => {
@@ -396,17 +388,26 @@ impl Recorder {
 
 /// The part of a subscriber that a delivery touches; the rest is in use by the parser meanwhile.
 pub(super) struct Place<'a> {
-    pub(super) topic: u32,
-    pub(super) group: u8,
-    pub(super) joins: &'a mut bool,
-    pub(super) skips: &'a mut bool,
-    pub(super) owed_from: u32,
-    pub(super) sequence: &'a mut Sequence,
+    /// Of the stream's first topic.
+    pub(super) first: Account<'a>,
     /// The other topics of the stream, in order.
-    pub(super) more: Option<&'a mut [(u32, Sequence)]>,
+    pub(super) others: &'a mut [OtherTopic],
+    pub(super) group: u8,
     pub(super) started: u64,
     pub(super) event_at: &'a mut u32,
     pub(super) had_heartbeat: &'a mut bool,
+}
+
+impl Place<'_> {
+    /// What is known of a topic; `None`: the subscriber has not asked for it.
+    fn account_of(&mut self, topic: u32) -> Option<Account<'_>> {
+        if topic == self.first.topic {
+            let Account { topic, sequence, joins, skips, owed_from } = &mut self.first;
+            return Some(Account { topic: *topic, sequence, joins, skips, owed_from });
+        }
+        let place = self.others.binary_search_by_key(&topic, |other| other.topic).ok()?;
+        self.others.get_mut(place).map(OtherTopic::account)
+    }
 }
 
 /// What a subscriber's parser gives its events to during one read; all it reads arrived at `now`.

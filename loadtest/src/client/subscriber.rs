@@ -65,11 +65,66 @@ pub(crate) struct Subscriber {
     pub(super) started: u64,
 }
 
+/// A topic of a stream beside its first one. The fields mean what those of [`Subscriber`] mean for the first
+/// topic.
+#[derive(Default)]
+pub(super) struct OtherTopic {
+    pub(super) topic: u32,
+    pub(super) sequence: Sequence,
+    pub(super) joins: bool,
+    pub(super) skips: bool,
+    pub(super) owed_from: u32,
+}
+
+/// What is known of the deliveries of one topic to one subscriber.
+pub(super) struct Account<'a> {
+    pub(super) topic: u32,
+    pub(super) sequence: &'a mut Sequence,
+    pub(super) joins: &'a mut bool,
+    pub(super) skips: &'a mut bool,
+    pub(super) owed_from: &'a mut u32,
+}
+
+impl OtherTopic {
+    pub(super) fn account(&mut self) -> Account<'_> {
+        let OtherTopic { topic, sequence, joins, skips, owed_from } = self;
+        Account { topic: *topic, sequence, joins, skips, owed_from }
+    }
+}
+
+impl Account<'_> {
+    /// The first event tells where the sequence starts or goes on.
+    pub(super) fn waits(&self) -> bool {
+        *self.joins || *self.skips
+    }
+
+    /// A new subscriber takes the place of the one before it, and the first event tells where it starts.
+    fn begin_anew(&mut self) {
+        *self.sequence = Sequence::default();
+        (*self.joins, *self.skips, *self.owed_from) = (true, false, NOTHING_OWED);
+    }
+
+    /// The scenario ends the stream, which comes back later.
+    fn send_away(&mut self, resumes: bool) {
+        *self.skips = !resumes && !*self.joins;
+        *self.owed_from = NOTHING_OWED;
+    }
+}
+
+/// How many of so many published events of a topic were owed and did not come.
+fn lost_of(sequence: &Sequence, waits: bool, owed_from: u32, published: u64) -> u64 {
+    match waits {
+        false => sequence.lost(published),
+        // It still waits for its first event, so there are holes only from before it left.
+        true => sequence.lost(0) + published.saturating_sub(u64::from(owed_from)),
+    }
+}
+
 /// What most subscribers do not have.
 #[derive(Default)]
 pub(super) struct Rare {
     /// The other topics of its stream, in order.
-    pub(super) topics: Vec<(u32, Sequence)>,
+    pub(super) topics: Vec<OtherTopic>,
     pub(super) tls: Option<Box<ClientConnection>>,
     /// Of a stream that is compressed.
     pub(super) gzip: Option<GzDecoder<Vec<u8>>>,
@@ -78,7 +133,8 @@ pub(super) struct Rare {
 impl Subscriber {
     pub(super) fn new(group: u8, topics: &[u32]) -> Subscriber {
         let (&topic, others) = topics.split_first().unwrap_or((&0, &[]));
-        let topics = || others.iter().map(|&topic| (topic, Sequence::default())).collect();
+        let other = |&topic: &u32| OtherTopic { topic, owed_from: NOTHING_OWED, ..OtherTopic::default() };
+        let topics = || others.iter().map(other).collect();
         Subscriber {
             rare: (!others.is_empty()).then(|| Box::new(Rare { topics: topics(), ..Rare::default() })),
             generation: 0,
@@ -103,22 +159,37 @@ impl Subscriber {
         }
     }
 
-    /// How many of the events that were published to its topics it was owed and did not get.
-    pub(super) fn lost(&self, published: impl Fn(u32) -> u64) -> u64 {
-        let others = self.rare.iter().flat_map(|rare| rare.topics.iter());
-        let others: u64 = others.map(|(topic, sequence)| sequence.lost(published(*topic))).sum();
-        let published = published(self.topic);
-        others
-            + match self.joins || self.skips {
-                false => self.sequence.lost(published),
-                // It still waits for its first event, so there are holes only from before it left.
-                true => self.sequence.lost(0) + published.saturating_sub(u64::from(self.owed_from)),
-            }
+    /// What is known of each of its topics.
+    pub(super) fn accounts(&mut self) -> impl Iterator<Item = Account<'_>> {
+        let Subscriber { topic, sequence, joins, skips, owed_from, rare, .. } = self;
+        let first = Account { topic: *topic, sequence, joins, skips, owed_from };
+        let others = rare.iter_mut().flat_map(|rare| rare.topics.iter_mut().map(OtherTopic::account));
+        std::iter::once(first).chain(others)
     }
 
-    /// Its topics.
+    /// A new subscriber takes its place while events are published: it is owed what follows its first events.
+    pub(super) fn begin_anew(&mut self) {
+        self.accounts().for_each(|mut account| account.begin_anew());
+        self.stream = Stream::default();
+    }
+
+    /// The scenario ends its stream, and it comes back later, with `Last-Event-ID` where it `resumes`.
+    pub(super) fn send_away(&mut self, resumes: bool) {
+        self.accounts().for_each(|mut account| account.send_away(resumes));
+    }
+
+    /// How many of the events that were published to its topics it was owed and did not get.
+    pub(super) fn lost(&self, published: impl Fn(u32) -> u64) -> u64 {
+        let first = lost_of(&self.sequence, self.joins || self.skips, self.owed_from, published(self.topic));
+        let others = self.rare.iter().flat_map(|rare| &rare.topics).map(|other| {
+            lost_of(&other.sequence, other.joins || other.skips, other.owed_from, published(other.topic))
+        });
+        first + others.sum::<u64>()
+    }
+
+    /// Its topics, in order.
     pub(super) fn topics(&self) -> Vec<u32> {
-        let others = self.rare.iter().flat_map(|rare| rare.topics.iter().map(|(topic, _)| *topic));
+        let others = self.rare.iter().flat_map(|rare| rare.topics.iter().map(|other| other.topic));
         std::iter::once(self.topic).chain(others).collect()
     }
 

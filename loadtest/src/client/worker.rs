@@ -24,7 +24,7 @@ use self::sockets::Sockets;
 use self::transport::{Transport, Turn};
 use self::tun::Tun;
 use super::observations::{Observations, Recorder, ThreadObservations, coarse_timings, record};
-use super::subscriber::{NOTHING_OWED, State, Subscriber};
+use super::subscriber::{Account, NOTHING_OWED, State, Subscriber};
 use super::{Command, Common, Control, Plan, lock};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::Failure;
@@ -57,9 +57,14 @@ pub(super) fn run(index: usize, plan: &Plan, common: &Common, control: &Control)
 
 /// A subscriber that is about to leave.
 struct Leaver {
-    /// How many of the topic's events it has to have.
-    owed: u64,
+    /// How many events of each of its topics it has to have, by topic.
+    owed: Vec<(u32, u64)>,
     generation: u32,
+}
+
+/// The count of a topic; 0 where it is not among them.
+fn count_of(counts: &[(u32, u64)], topic: u32) -> u64 {
+    counts.binary_search_by_key(&topic, |(topic, _)| *topic).map_or(0, |place| counts[place].1)
 }
 
 struct Worker<'a, T> {
@@ -121,8 +126,10 @@ impl<'a, T: Transport> Worker<'a, T> {
         for number in mine {
             let (group, topics) = plan.place(number);
             let mut subscriber = Subscriber::new(group, &topics);
-            // It will come while events are published.
-            subscriber.joins = number >= plan.admitted;
+            if number >= plan.admitted {
+                // It will come while events are published.
+                subscriber.begin_anew();
+            }
             subscribers.insert(subscriber);
         }
         // After the table parted: the number of a loop means something only here.
@@ -202,6 +209,11 @@ impl<'a, T: Transport> Worker<'a, T> {
         (due < u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(clock::now())))
     }
 
+    /// Events of a topic that were published so far.
+    fn published(&self, topic: u32) -> u64 {
+        self.plan.published[topic as usize].load(Ordering::Relaxed)
+    }
+
     fn burst(&self) -> usize {
         (self.plan.connect_burst / self.plan.threads).max(1)
     }
@@ -261,9 +273,10 @@ impl<'a, T: Transport> Worker<'a, T> {
     /// got what was published so far, or has waited for long enough.
     fn begin_to_leave(&mut self, index: usize) {
         let subscriber = &self.subscribers[index];
-        let owed = self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed);
-        if subscriber.lost(|_| owed) == 0 {
-            return self.leave(index, owed);
+        let owed: Vec<(u32, u64)> =
+            subscriber.topics().into_iter().map(|topic| (topic, self.published(topic))).collect();
+        if subscriber.lost(|topic| count_of(&owed, topic)) == 0 {
+            return self.leave(index, &owed);
         }
         let until = clock::now() + self.plan.patience_ns;
         self.leaving.insert(index as u32, Leaver { owed, generation: subscriber.generation });
@@ -272,23 +285,23 @@ impl<'a, T: Transport> Worker<'a, T> {
 
     /// A subscriber that is about to leave has got something, or its time is up.
     pub(super) fn leave_if_done(&mut self, index: usize, time_is_up: bool) {
-        let Some(&Leaver { owed, generation }) = self.leaving.get(&(index as u32)) else { return };
+        let Some(leaver) = self.leaving.get(&(index as u32)) else { return };
         let subscriber = &self.subscribers[index];
-        if subscriber.generation == generation && (time_is_up || subscriber.lost(|_| owed) == 0) {
-            self.leaving.remove(&(index as u32));
-            self.leave(index, owed);
+        let has_all = || subscriber.lost(|topic| count_of(&leaver.owed, topic)) == 0;
+        if subscriber.generation == leaver.generation
+            && (time_is_up || has_all())
+            && let Some(Leaver { owed, .. }) = self.leaving.remove(&(index as u32))
+        {
+            self.leave(index, &owed);
         }
     }
 
-    /// It leaves, is judged for what it was owed, and a newcomer takes its place.
-    fn leave(&mut self, index: usize, owed: u64) {
+    /// It leaves, is judged for what it was owed of each topic, and a newcomer takes its place.
+    fn leave(&mut self, index: usize, owed: &[(u32, u64)]) {
         self.close(index);
         let subscriber = &mut self.subscribers[index];
-        self.recorder.settle(subscriber, |_| owed);
-        subscriber.owed_from = NOTHING_OWED;
-        subscriber.stream = Default::default();
-        subscriber.sequence = Default::default();
-        subscriber.joins = true;
+        self.recorder.settle(subscriber, |topic| count_of(owed, topic));
+        subscriber.begin_anew();
         if (index as u32) < self.admitted {
             self.queue.push_back(index as u32);
         }
@@ -311,7 +324,7 @@ impl<'a, T: Transport> Worker<'a, T> {
             match self.subscribers[index as usize].state {
                 State::Open => self.begin_to_leave(index as usize),
                 // It is not there: what it has not got meanwhile it could not get.
-                _ => self.leave(index as usize, 0),
+                _ => self.leave(index as usize, &[]),
             }
         }
     }
@@ -321,7 +334,7 @@ impl<'a, T: Transport> Worker<'a, T> {
         while let Some(index) = self.queue.pop_front() {
             if index >= self.admitted {
                 // It was told to leave while it waited.
-                self.leave(index as usize, 0);
+                self.leave(index as usize, &[]);
             } else if self.subscribers[index as usize].state == State::Away {
                 return Some(index);
             }
@@ -335,9 +348,7 @@ impl<'a, T: Transport> Worker<'a, T> {
         for index in 0..self.subscribers.len() {
             if self.subscribers[index].state != State::Away {
                 self.close(index);
-                let subscriber = &mut self.subscribers[index];
-                subscriber.owed_from = NOTHING_OWED;
-                subscriber.skips = !self.plan.resume && !subscriber.joins;
+                self.subscribers[index].send_away(self.plan.resume);
                 self.queue.push_back(index as u32);
             }
         }
@@ -392,9 +403,11 @@ impl<'a, T: Transport> Worker<'a, T> {
         {
             self.joining.pop_front();
             let subscriber = &mut self.subscribers[index as usize];
-            if subscriber.generation == generation && (subscriber.joins || subscriber.skips) {
-                let published = self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed);
-                subscriber.owed_from = u32::try_from(published).unwrap_or(NOTHING_OWED);
+            if subscriber.generation == generation {
+                for account in subscriber.accounts().filter(Account::waits) {
+                    let published = self.plan.published[account.topic as usize].load(Ordering::Relaxed);
+                    *account.owed_from = u32::try_from(published).unwrap_or(NOTHING_OWED);
+                }
             }
         }
         while let Some(&(when, index, generation)) = self.leaving_until.front() {

@@ -8,7 +8,7 @@ use flate2::write::GzDecoder;
 
 use super::super::Stage;
 use super::super::observations::{DeliverySink, Place, record};
-use super::super::subscriber::{NOTHING_OWED, State};
+use super::super::subscriber::{Account, NOTHING_OWED, State};
 use super::layers::decompress;
 use super::opening::unfit;
 use super::transport::Transport;
@@ -69,7 +69,7 @@ impl<T: Transport> Worker<'_, T> {
             self.recorder.observations.reopened += 1;
             subscriber.attempts = 0;
         }
-        if (subscriber.joins || subscriber.skips) && subscriber.owed_from == NOTHING_OWED {
+        if subscriber.accounts().any(|account| account.waits() && *account.owed_from == NOTHING_OWED) {
             self.joining.push_back((now + OWED_AFTER, index as u32, subscriber.generation));
         }
         self.opening -= 1;
@@ -89,18 +89,20 @@ impl<T: Transport> Worker<'_, T> {
             Some(rest) => *rest,
             None => std::mem::take(&mut self.scratch),
         };
-        let (mut topics, mut gzip) = match subscriber.rare.as_deref_mut() {
-            Some(rare) => (Some(rare.topics.as_mut_slice()), rare.gzip.as_mut()),
-            None => (None, None),
+        let (others, mut gzip) = match subscriber.rare.as_deref_mut() {
+            Some(rare) => (rare.topics.as_mut_slice(), rare.gzip.as_mut()),
+            None => (&mut [][..], None),
         };
         let place = Place {
-            topic: subscriber.topic,
+            first: Account {
+                topic: subscriber.topic,
+                sequence: &mut subscriber.sequence,
+                joins: &mut subscriber.joins,
+                skips: &mut subscriber.skips,
+                owed_from: &mut subscriber.owed_from,
+            },
+            others,
             group: subscriber.group,
-            joins: &mut subscriber.joins,
-            skips: &mut subscriber.skips,
-            owed_from: subscriber.owed_from,
-            sequence: &mut subscriber.sequence,
-            more: topics.take(),
             started: subscriber.started,
             event_at: &mut subscriber.event_at,
             had_heartbeat: &mut subscriber.had_heartbeat,
