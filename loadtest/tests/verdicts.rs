@@ -280,6 +280,26 @@ fn a_stream_that_nobody_publishes_to_is_listened_to() {
     assert!(verdict.complaint.contains("2 streams were cut in the middle"), "{}", verdict.complaint);
 }
 
+/// Events of another load test had neither a time nor an id, and data in which `~fl` happened to stand was damaged.
+#[test]
+fn events_that_look_like_those_of_a_load_test_are_listened_to_like_others() {
+    let tick = Duration::from_millis(50);
+    let script = vec![
+        (
+            tick,
+            "id: 1\ndata: ~fl0000002a.0.7.123456.84.9d73f291.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!\n\n",
+        ),
+        (tick, "id: 2\ndata: the ~flavour of the day\n\n"),
+    ];
+    let fake = Fake::start(Behaviour { script: Some(script), ..Behaviour::default() });
+    let verdict = judge(&format!("listen --once -n 3 -d 20s --subscribe-url http://{}/", fake.address));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(
+        (&verdict.json["ids"]["with"], &verdict.json["listened"]["gap_ms"]["count"]),
+        (&6.into(), &3.into())
+    );
+}
+
 /// `idle` waited for an event of its own, so the memory of such a server could not be measured.
 #[test]
 fn the_memory_of_any_server_is_measured() {

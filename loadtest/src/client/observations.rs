@@ -419,16 +419,19 @@ pub(super) struct DeliverySink<'a> {
 
 impl Sink for DeliverySink<'_> {
     fn event(&mut self, event: &Event<'_>) {
-        let mut stamps = std::mem::take(&mut self.recorder.stamps);
-        let damaged = stamp::scan(event.data, &mut stamps);
         if !event.name.is_empty() {
             self.recorder.name(event.name);
         }
+        if self.recorder.listens {
+            // Nothing is published, so no event is this run's, whatever its data looks like.
+            self.recorder.observations.foreign += 1;
+            self.recorder.others_event(&mut self.place, event, self.now);
+            return;
+        }
+        let mut stamps = std::mem::take(&mut self.recorder.stamps);
+        let damaged = stamp::scan(event.data, &mut stamps);
         if stamps.is_empty() && damaged == 0 {
             self.recorder.observations.foreign += 1;
-            if self.recorder.listens {
-                self.recorder.others_event(&mut self.place, event, self.now);
-            }
         }
         self.recorder.observations.faults[usize::from(self.place.group)].damaged += damaged;
         for stamp in &stamps {
