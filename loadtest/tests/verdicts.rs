@@ -324,3 +324,21 @@ fn errors_are_counted_by_kind_where_that_is_asked_for() {
     let verdict = judge(&run);
     assert!(verdict.complaint.contains("answered 503") && verdict.code == 1, "{}", verdict.complaint);
 }
+
+/// A stream that was refused and opened a moment later was counted twice: as failed, and as open. So the opening was
+/// over before the others were open, and what was published until then was lost for them.
+#[test]
+fn streams_that_are_opened_at_a_later_attempt_are_counted_once() {
+    let fake = Fake::start(Behaviour { refuses_first: 3, ..Behaviour::default() });
+    let run = "fanout -n 6 -r 50 --threads 1 --count-errors";
+    let verdict = fake.judge(&format!("{run} -d 300ms --connect-rate 3 --retry 10ms"));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!((&verdict.json["errors"]["status 503"], verdict.count("deliveries")), (&3.into(), 6 * 16));
+    assert_eq!((verdict.count("streams_ended"), verdict.count("streams_reopened")), (0, 0));
+
+    // Those that come while events are published have lost nothing that was published before.
+    let fake = Fake::start(Behaviour { refuses_first: 3, ..Behaviour::default() });
+    let verdict = fake.judge(&format!("{run} --connect-rate 1000 --retry 1s -d 2s"));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert!(verdict.count("deliveries") < 6 * 101, "{}", verdict.json);
+}

@@ -194,8 +194,9 @@ struct Control {
     waker: Waker,
     open: AtomicU64,
     opened: AtomicU64,
-    /// Subscribers whose first stream could not be opened, and those whose stream ended for good.
+    /// Subscribers whose first stream could not be opened, and that have not had one since.
     failed: AtomicU64,
+    /// Subscribers whose stream ended and is not opened again.
     over: AtomicU64,
     delivered: AtomicU64,
     damaged: AtomicU64,
@@ -317,7 +318,7 @@ impl Crowd {
         self.sum(|control| &control.open)
     }
 
-    /// Subscribers whose first stream could not be opened.
+    /// Subscribers whose first stream could not be opened, and that have not had one since.
     pub(crate) fn failed(&self) -> u64 {
         self.sum(|control| &control.failed)
     }

@@ -37,6 +37,8 @@ pub(crate) struct Subscriber {
     pub(super) state: State,
     /// Failed attempts to open the stream since it was last open.
     pub(super) attempts: u8,
+    /// Its first stream could not be opened, and no later one was: it is among those that are counted as failed.
+    pub(super) has_failed: bool,
     /// It came while events were published: its first event tells where its sequence starts.
     pub(super) joins: bool,
     /// It left on our account and does not resume: what it missed is not lost.
@@ -142,6 +144,7 @@ impl Subscriber {
             group,
             state: State::Away,
             attempts: 0,
+            has_failed: false,
             joins: false,
             skips: false,
             owed_from: NOTHING_OWED,

@@ -65,10 +65,16 @@ impl<T: Transport> Worker<'_, T> {
             subscriber.rare.get_or_insert_default().gzip = Some(GzDecoder::new(Vec::new()));
         }
         subscriber.stream.reopen();
-        if subscriber.attempts > 0 {
+        if std::mem::take(&mut subscriber.has_failed) {
+            self.control.failed.fetch_sub(1, Ordering::Relaxed);
+            if self.common.stage() != Stage::Opening {
+                // It was not there when events were published, so it could not get them.
+                subscriber.begin_anew();
+            }
+        } else if subscriber.attempts > 0 {
             self.recorder.observations.reopened += 1;
-            subscriber.attempts = 0;
         }
+        subscriber.attempts = 0;
         if subscriber.accounts().any(|account| account.waits() && *account.owed_from == NOTHING_OWED) {
             self.joining.push_back((now + OWED_AFTER, index as u32, subscriber.generation));
         }
