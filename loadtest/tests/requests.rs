@@ -41,6 +41,8 @@ fn each_subscriber_can_have_a_url_of_its_own() {
     let verdict = judge(&format!("idle -n 5 -d 200ms --subscribe-urls {}", urls.display()));
     std::fs::remove_file(&urls).unwrap();
     assert_eq!(verdict.code, 0, "{}", verdict.complaint);
+    // The report named 127.0.0.1:8844, where nothing was asked.
+    assert_eq!(verdict.json["name"], format!("the URLs of {}", urls.display()));
     let first_lines = |fake: &Fake| -> Vec<String> {
         fake.subscriptions().iter().map(|text| text.lines().next().unwrap().to_owned()).collect()
     };

@@ -433,6 +433,9 @@ impl Load {
 
     /// What the run is against, for people: where it subscribes.
     pub(crate) fn target_name(&self) -> String {
+        if let Some(file) = &self.subscribe_urls {
+            return format!("the URLs of {}", file.display());
+        }
         let url = self.subscribe_url.as_ref().or(self.url.as_ref());
         url.map_or(DEFAULT_URL, String::as_str).to_owned()
     }
