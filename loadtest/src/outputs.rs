@@ -1,9 +1,11 @@
 //! What becomes of the figures of a run beside the terminal: files, and the metrics endpoint.
 
+use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::exporter::Exporter;
 use crate::failure::{Failure, Outcome};
@@ -41,6 +43,7 @@ impl Outputs {
     /// Everything that is to see the run from its start. Files are created now, so that a wrong name ends the
     /// run before it has begun.
     pub(crate) fn begin(&self, load: &Load) -> Outcome<Watch> {
+        check_writable(load.json.as_deref())?;
         for path in [&self.html, &self.csv].into_iter().flatten() {
             write(path, "")?;
         }
@@ -67,6 +70,31 @@ impl Outputs {
         }
         Ok(())
     }
+}
+
+/// Fails where a file cannot be written, before the run whose result it is to have. What it holds is left alone, since
+/// it may be the earlier result of `--against`.
+pub(crate) fn check_writable(path: Option<&Path>) -> Outcome<()> {
+    let Some(path) = path else { return Ok(()) };
+    let failed = |error| Failure::new(format!("{}: {error}", path.display()));
+    let is_new = !path.exists();
+    if !is_new && !path.is_file() {
+        // A pipe would be at its end when this closes it.
+        return Ok(());
+    }
+    OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
+    if is_new { std::fs::remove_file(path).map_err(failed) } else { Ok(()) }
+}
+
+/// Writes what is known so far as JSON. A pipe or a terminal gets the result only.
+pub(crate) fn write_so_far(path: &Path, value: &impl Serialize) -> Outcome<()> {
+    if path.is_file() || !path.exists() { write_json(path, value) } else { Ok(()) }
+}
+
+/// Writes a result as JSON.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Outcome<()> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::new(format!("JSON: {error}")))?;
+    write(path, &(text + "\n"))
 }
 
 fn write(path: &Path, text: &str) -> Outcome<()> {

@@ -14,6 +14,7 @@ pub(crate) use self::medians::{Figure, RULE};
 use self::medians::{Figures, curve, figures};
 use crate::baseline::InFull;
 use crate::failure::{Failure, Outcome};
+use crate::outputs::{check_writable, write_json, write_so_far};
 use crate::provenance::Provenance;
 use crate::report::{self, Report};
 use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, Topics};
@@ -278,6 +279,8 @@ impl Compare {
             let load = Load { subscribers, server_pid: Some(0), ..self.load.clone() };
             scenario::check(&self.scenario.kind(), &load)?;
         }
+        check_writable(self.load.json.as_deref())?;
+        check_writable(self.html.as_deref())?;
         let provenance = Provenance::begin();
         let (contenders, absent) = self.contenders()?;
         for missing in &absent {
@@ -343,11 +346,7 @@ impl Compare {
 
     /// Writes the JSON after each run, as partial: what has run is kept, whatever ends the comparison.
     fn keep(&self, comparison: &Comparison) -> Outcome<()> {
-        match &self.load.json {
-            // A pipe or a terminal wants the result only.
-            Some(path) if path.is_file() || !path.exists() => crate::write_json(path, comparison),
-            _ => Ok(()),
-        }
+        self.load.json.as_deref().map_or(Ok(()), |path| write_so_far(path, comparison))
     }
 
     /// What is overridden with `--set` and with the options that are short for it.
@@ -424,7 +423,7 @@ impl Compare {
 
     fn write(&self, comparison: &Comparison) -> Outcome<()> {
         if let Some(path) = &self.load.json {
-            crate::write_json(path, comparison)?;
+            write_json(path, comparison)?;
         }
         let write = |path: &PathBuf, text: String| {
             std::fs::write(path, text).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
