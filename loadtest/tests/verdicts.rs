@@ -342,3 +342,37 @@ fn streams_that_are_opened_at_a_later_attempt_are_counted_once() {
     assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
     assert!(verdict.count("deliveries") < 6 * 101, "{}", verdict.json);
 }
+
+/// With one event the publisher was done before the readers were to stall, and the run was valid.
+#[test]
+fn a_run_in_which_no_reader_stalled_shows_nothing() {
+    let verdict = Fake::start(Behaviour::default()).judge("slow -n 10 -r 1 -d 1s");
+    assert_eq!(verdict.code, 1, "{}", verdict.json);
+    assert!(verdict.complaint.contains("no reader stalled"), "{}", verdict.complaint);
+}
+
+/// An event that no subscriber got was not among those that did not reach everybody.
+#[test]
+fn events_that_reach_some_or_none_are_incomplete() {
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (_, 5) | (2, 9) => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge("fanout -n 5 -r 50 -d 300ms --patience 300ms");
+    assert_eq!((verdict.faults(), verdict.count("incomplete_events")), ([6, 0, 0, 0], 2), "{}", verdict.json);
+}
+
+/// Streams that the server had ended before the storm, and that were opened again, counted as back already.
+#[test]
+fn all_are_back_when_the_last_one_is() {
+    let mischief = |subscriber, event| match (subscriber, event) {
+        (0..5, 3) => vec![Send::Event(event), Send::Hangup],
+        _ => vec![Send::Event(event)],
+    };
+    let fake = Fake::start(Behaviour { mischief: Box::new(mischief), replays: true, ..Behaviour::default() });
+    // Ten streams at five a second.
+    let verdict = fake.judge("storm -n 10 -r 20 -d 6s --threads 1 --connect-rate 5 --retry 10ms");
+    assert_eq!((verdict.code, verdict.count("streams_ended")), (0, 5), "{}", verdict.complaint);
+    let back = verdict.json["storm_all_back_ms"].as_f64().unwrap();
+    assert!(back >= 1_400.0, "{back}");
+}

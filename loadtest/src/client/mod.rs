@@ -16,7 +16,9 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use ids::IdFigures;
-pub(crate) use observations::{Observations, Spread, ThreadObservations, Timings, record, timings};
+pub(crate) use observations::{
+    EVENTS_WATCHED, Observations, Spread, ThreadObservations, Timings, record, timings,
+};
 pub(crate) use series::{Second, Series};
 pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
 

@@ -49,7 +49,7 @@ pub(crate) fn record(timings: &mut Timings, ns: u64) {
 /// Beyond so many topics an event's last subscriber is not looked for: there are few per topic then.
 const TOPICS_WATCHED: u32 = 16;
 /// Events whose last subscriber is looked for, per topic.
-const EVENTS_WATCHED: u64 = 2_000_000;
+pub(crate) const EVENTS_WATCHED: u64 = 2_000_000;
 /// Names of events that are told apart.
 const NAMES: usize = 16;
 /// A comment that comes sooner after the response head belongs to the answer and is no heartbeat.

@@ -433,18 +433,19 @@ impl Conductor<'_> {
     ) -> Outcome<Report> {
         self.stop_asking();
         let Some(crowd) = self.crowd.take() else { return Err(Failure::new("the crowd is gone")) };
-        let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
+        let by_topic: Vec<u64> =
+            self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
+        let published = by_topic.iter().sum();
         let mut evidence = std::mem::take(&mut self.evidence);
         if evidence.active_until == 0 {
             evidence.active(clock::now());
         }
         let (end, streams_open) = (clock::now(), crowd.open());
-        let (observed, machines) = crowd.finish(published)?;
+        let (observed, machines) = crowd.finish(by_topic.clone())?;
         evidence.machines = machines;
         if self.server.is_none() {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
         }
-        let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
         let listens = matches!(self.kind, Kind::Listen(_)) || !self.load.can_publish();
         let stalls = matches!(self.kind, Kind::Slow(_)).then_some(1);
         // A log that cannot be written is a problem of the run, but the report is there.
@@ -454,7 +455,7 @@ impl Conductor<'_> {
             load: self.load,
             groups: &self.groups,
             name,
-            published,
+            published: &by_topic,
             tried_out: self.tried_out,
             earlier: self.watch.wants.earlier.as_ref(),
         };

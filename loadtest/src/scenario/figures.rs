@@ -5,7 +5,8 @@ use super::stages::longest_hold;
 use super::{Kind, Load, conditions, machines, verdict};
 use crate::ask::Asked;
 use crate::client::{
-    Group, Observations, SUBSCRIBER_BYTES, Second, Series, ThreadObservations, Timings, record, timings,
+    EVENTS_WATCHED, Group, Observations, SUBSCRIBER_BYTES, Second, Series, ThreadObservations, Timings,
+    record, timings,
 };
 use crate::clock::{MILLISECOND, SECOND};
 use crate::distributed::MachineFigures;
@@ -25,8 +26,9 @@ pub(super) struct Case<'a> {
     pub(super) load: &'a Load,
     pub(super) groups: &'a [Group],
     pub(super) name: &'a str,
-    pub(super) published: u64,
-    /// Of these, before the measurement.
+    /// Events that were published to each topic.
+    pub(super) published: &'a [u64],
+    /// Of all of these, before the measurement: one for each topic, or none.
     pub(super) tried_out: u64,
     pub(super) earlier: Option<&'a Earlier>,
 }
@@ -139,7 +141,7 @@ pub(super) fn report(
         partial: evidence.partial,
         notes,
         subscribers: load.subscribers,
-        published: case.published,
+        published: case.published.iter().sum(),
         tried_out: case.tried_out,
         asked: evidence.asked.clone(),
         deliveries: observed.deliveries,
@@ -309,13 +311,15 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
     for (topic, spreads) in observed.spreads.iter().enumerate().take(first.topics as usize) {
         let expected = first.subscribers / first.topics as usize
             + usize::from(topic < first.subscribers % first.topics as usize);
-        for spread in spreads.iter().filter(|spread| spread.deliveries > 0) {
-            if spread.deliveries as usize == expected {
-                record(&mut last, spread.last_ns);
-            } else {
-                report.incomplete_events += 1;
-            }
+        let mut complete = 0;
+        for spread in spreads.iter().filter(|spread| spread.deliveries as usize == expected) {
+            record(&mut last, spread.last_ns);
+            complete += 1;
         }
+        // An event that reached no subscriber left no trace but its number.
+        let published = case.published.get(topic).copied().unwrap_or(0).min(EVENTS_WATCHED);
+        let measured = published.saturating_sub(u64::from(case.tried_out > 0));
+        report.incomplete_events += measured.saturating_sub(complete);
     }
     report.last_subscriber_ms_percentiles = Percentiles::of(&last, 1e6);
     report.last_subscriber_ms = report.last_subscriber_ms_percentiles.as_ref().map(|last| last.p50);

@@ -278,7 +278,7 @@ mod tests {
 
     /// A fan-out of which nothing else matters.
     fn case_of(load: &Load) -> Case<'_> {
-        Case { kind: &Kind::Fanout, load, groups: &[], name: "", published: 0, tried_out: 0, earlier: None }
+        Case { kind: &Kind::Fanout, load, groups: &[], name: "", published: &[], tried_out: 0, earlier: None }
     }
 
     /// The client's part of a report: threads with so much processor time and a loop delay of a millisecond,
