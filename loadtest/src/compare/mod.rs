@@ -274,6 +274,7 @@ impl Compare {
                 "`compare` starts its servers on this machine, for subscribers on this machine: leave out --agents and --server-watch",
             ));
         }
+        self.check_servers()?;
         for &subscribers in &self.connections {
             // A run is given its contender's process.
             let load = Load { subscribers, server_pid: Some(0), ..self.load.clone() };
@@ -305,6 +306,29 @@ impl Compare {
         let comparison = self.comparison(&contenders, &absent, &provenance, &runs, sys::interrupted());
         self.write(&comparison)?;
         Ok(comparison)
+    }
+
+    /// Each contender is asked and published to where it was started. What names another server would be ignored, or
+    /// all rows would be of that one.
+    fn check_servers(&self) -> Outcome<()> {
+        let load = &self.load;
+        let given = [
+            ("--url", load.url.is_some()),
+            ("--subscribe-url", load.subscribe_url.is_some()),
+            ("--subscribe-urls", load.subscribe_urls.is_some()),
+            ("--publish-url", load.publish_url.is_some()),
+            ("--publish-header", !load.publish_headers.is_empty()),
+            ("--connect-to", !load.connect_to.is_empty()),
+            ("--server-pid", load.server_pid.is_some()),
+        ];
+        let given: Vec<&str> = given.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name).collect();
+        if given.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "`compare` starts its servers itself and knows where they are: leave out {}",
+            given.join(", ")
+        )))
     }
 
     /// What the runs so far say.
