@@ -74,6 +74,10 @@ pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The longest duration that an option may have. A time of this clock is far enough from its end that adding several
+/// of them does not overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
 /// Parses `250ms`, `10s`, `2m`, `1h`, or a bare number of seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -88,7 +92,10 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let number: f64 =
         number.parse().map_err(|_| format!("`{text}` is no duration: write 250ms, 10s, 2m or 1h"))?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|error| format!("`{text}`: {error}"))
+    Duration::try_from_secs_f64(number * seconds)
+        .ok()
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or_else(|| format!("`{text}` is too long: a year at most"))
 }
 
 #[cfg(test)]
@@ -115,6 +122,8 @@ mod tests {
         assert_eq!(parse_duration("1.5s").unwrap(), Duration::from_millis(1500));
         assert_eq!(parse_duration("3").unwrap(), Duration::from_secs(3));
         assert_eq!(parse_duration("2m").unwrap(), Duration::from_secs(120));
+        // The sum with the time of now overflowed, and a patience was over at once.
+        assert!(parse_duration("8765h").unwrap_err().contains("a year at most"));
         for wrong in ["", "s", "1 week", "-1s"] {
             assert!(parse_duration(wrong).unwrap_err().contains("250ms"), "{wrong}");
         }

@@ -126,6 +126,7 @@ fn what_cannot_work_is_said_before_it_starts() {
         ("churn --per-second=-5", "--per-second -5"),
         ("churn --per-second inf", "--per-second inf"),
         ("mixed --small 1000", "--small"),
+        ("mixed --small-rate inf", "--small-rate"),
         ("fanout --publish-header nonsense", "Name: value"),
     ] {
         let verdict = judge(arguments);

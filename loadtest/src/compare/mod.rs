@@ -321,7 +321,8 @@ impl Compare {
             ("--connect-to", !load.connect_to.is_empty()),
             ("--server-pid", load.server_pid.is_some()),
         ];
-        let given: Vec<&str> = given.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name).collect();
+        let given: Vec<&str> =
+            given.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name).collect();
         if given.is_empty() {
             return Ok(());
         }

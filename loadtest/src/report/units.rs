@@ -44,6 +44,21 @@ pub(crate) fn bytes(bytes: f64) -> String {
     scaled(bytes, &[("B", 1.0), ("KiB", kilo), ("MiB", kilo * kilo), ("GiB", kilo * kilo * kilo)])
 }
 
+/// The digits of a number without the separators between its thousands: `1_000` and `1,000`. `None`: a comma stands
+/// elsewhere, as in `1,5`, which would not be what was meant.
+pub(crate) fn without_separators(text: &str) -> Option<String> {
+    let text = text.replace('_', "");
+    if !text.contains(',') {
+        return Some(text);
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let mut groups = whole.trim_start_matches('-').split(',');
+    let first = groups.next().unwrap_or("");
+    let right =
+        (1..=3).contains(&first.len()) && groups.all(|group| group.len() == 3) && !fraction.contains(',');
+    right.then(|| text.replace(',', ""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +72,18 @@ mod tests {
             [0.0, 0.513, 12.34, 123.4, 999.6, 15_000.0, -4321.0, -0.001].map(number),
             ["0", "0.51", "12.3", "123", "1,000", "15,000", "-4,321", "0"]
         );
+    }
+
+    /// `1,5` was fifteen.
+    #[test]
+    fn commas_stand_between_thousands_only() {
+        let read = |text: &str| without_separators(text);
+        for right in ["1000", "1,000", "1_000", "1,000.0", "-1,000,000"] {
+            let digits: f64 = read(right).unwrap().parse().unwrap();
+            assert!(digits.abs() == 1e3 || digits == -1e6, "{right}");
+        }
+        for wrong in ["1,5", "0,5", "1,00", "1,0000", "1,000,5", "1.000,5", ",000", "1000,000"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 }

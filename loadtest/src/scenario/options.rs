@@ -386,6 +386,11 @@ impl Kind {
     }
 }
 
+/// Whether so many events a second can be published at all.
+pub(super) fn is_rate(rate: f64) -> bool {
+    rate > 0.0 && rate <= 10_000_000.0
+}
+
 /// Where the server is, if nothing says so.
 const DEFAULT_URL: &str = "http://127.0.0.1:8844";
 
@@ -488,7 +493,7 @@ impl Load {
         if !(1..=MOST_SUBSCRIBERS).contains(&self.subscribers) {
             return wrong(format!("--subscribers {}: from 1 to {MOST_SUBSCRIBERS}", self.subscribers));
         }
-        if !(self.rate > 0.0 && self.rate <= 10_000_000.0) {
+        if !is_rate(self.rate) {
             return wrong(format!("--rate {}: it must be above 0 and at most ten million", self.rate));
         }
         if !(stamp::LEAST_BYTES..=16 << 20).contains(&self.size) {
