@@ -9,6 +9,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use self::contender::Contender;
+#[cfg(test)]
+pub(crate) use self::contender::names;
 pub(crate) use self::contender::{Wanted, all_contenders, place};
 pub(crate) use self::medians::{Figure, RULE};
 use self::medians::{Figures, curve, figures};

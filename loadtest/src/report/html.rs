@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use super::columns::{columns, range};
-use super::plot::{Bar, Length, Line, Point, bars, lines};
+use super::plot::{Bar, Length, Line, Point, bars, escape, lines};
 use super::table::{figure, group, notes_of, rule};
+use super::units;
 use crate::compare::{Comparison, Contest, Figure, Row, place as colour};
 
 pub(super) const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
@@ -48,7 +49,7 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
             ticks.iter().enumerate().map(|(index, text)| (index as f64 / 5.0, (*text).to_owned())).collect();
         if !curves.is_empty() {
             let title = format!("Latency by percentile, {} streams", group(size));
-            all.push((format!("latency-{size}"), lines(&title, "us", &ticks, &curves)));
+            all.push((format!("latency-{size}"), lines(&title, units::microseconds, &ticks, &curves)));
         }
         let mut bar_plot = |name: &str, title: &str, parts: fn(&Row) -> Option<Vec<Figure>>| {
             let bar = |row: &Row| {
@@ -143,7 +144,7 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
         let ticks: Vec<(f64, String)> = sizes.iter().map(|&size| (position(size), group(size))).collect();
         all.push((
             "last-subscriber".to_owned(),
-            lines("Time to the last subscriber by streams", "ms", &ticks, &last),
+            lines("Time to the last subscriber by streams", units::milliseconds, &ticks, &last),
         ));
     }
     all
@@ -153,10 +154,6 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
 fn with_range(found: Figure) -> String {
     let median = figure(Some(found.median));
     range(found).map_or(median.clone(), |range| format!("{median} ({range})"))
-}
-
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 /// The whole page.

@@ -38,6 +38,16 @@ pub(crate) fn time(seconds: f64) -> String {
     scaled(seconds, &[("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0)])
 }
 
+/// Microseconds, as [`time`] writes them.
+pub(crate) fn microseconds(value: f64) -> String {
+    time(value * 1e-6)
+}
+
+/// Milliseconds, as [`time`] writes them.
+pub(crate) fn milliseconds(value: f64) -> String {
+    time(value * 1e-3)
+}
+
 /// Bytes as `60 B`, `8.4 KiB`, `1.2 MiB`.
 pub(crate) fn bytes(bytes: f64) -> String {
     let kilo = 1_024.0;

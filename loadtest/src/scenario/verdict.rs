@@ -3,12 +3,12 @@
 use super::Kind;
 use super::figures::{Case, Evidence};
 use crate::failure::Failure;
-use crate::report::{Report, round};
+use crate::report::{Report, round, units};
 use crate::threshold;
 
-/// A client thread that is this busy, waits for a core included, is no judge of the server.
+/// A client thread that is this busy, with its waits for a core, measures itself and not the server.
 const BUSY_SHARE: f64 = 0.85;
-/// One that had to wait for a core this much is a judge with a headache.
+/// Where a client thread had to wait for a core for this share of the time, a part of the latency is its own.
 const WAITED_SHARE: f64 = 0.15;
 /// A loop delay (p99, of the slowest thread) that is more than this part of the median latency is named. What
 /// comes during a turn of the loop waits for its end. The p99, because the long turns are few but bring most
@@ -39,6 +39,7 @@ pub(super) fn pronounce(report: &mut Report, case: &Case<'_>, evidence: &Evidenc
         ids(report, case);
     }
     slow(report, evidence);
+    memory(report);
     others(report, case);
     report.lower_bound = report.client.bottleneck;
     threshold::judge(report, &case.load.fail_if, case.earlier);
@@ -193,6 +194,16 @@ fn slow(report: &mut Report, evidence: &Evidence) {
     }
 }
 
+/// A server that has run before has memory to reuse, so its growth says nothing about a stream.
+fn memory(report: &mut Report) {
+    if report.server_user_bytes_per_connection.is_some_and(|bytes| bytes < 0.0) {
+        report.notes.push(
+            "the server's memory shrank while the streams were opened: it had memory of an earlier run to give back; start it afresh to measure memory"
+                .to_owned(),
+        );
+    }
+}
+
 /// What else has to be known.
 fn others(report: &mut Report, case: &Case<'_>) {
     if report.foreign_events > 0 && report.listened.is_none() {
@@ -248,8 +259,8 @@ fn client(report: &mut Report, case: &Case<'_>) {
         && lag.p99 > latency.p50 / 2.0
     {
         report.notes.push(format!(
-            "publishes were sent up to {:.0} us late (p99): the server answers slowly or the rate is too high; the delay is part of the latency",
-            lag.p99
+            "publishes were sent up to {} late (p99): the server answers slowly or the rate is too high; the delay is part of the latency",
+            units::microseconds(lag.p99)
         ));
     }
     let delays = report.client.threads.iter().filter_map(|thread| Some(thread.loop_delay_us.as_ref()?.p99));
@@ -259,8 +270,9 @@ fn client(report: &mut Report, case: &Case<'_>) {
         && delay > latency.p50 * DELAY_PART
     {
         report.notes.push(format!(
-            "a turn of the client's own loop took up to {delay:.0} us (p99), the median latency is {:.0} us: a large part of it may be the client's",
-            latency.p50
+            "a turn of the client's own loop took up to {} (p99), the median latency is {}: a large part of it may be the client's",
+            units::microseconds(delay),
+            units::microseconds(latency.p50)
         ));
     }
 }
@@ -354,6 +366,16 @@ mod tests {
         client(&mut report, &case);
         assert_eq!((report.client.conductor_cpu_share, report.client.cores_share), (0.9, 0.9));
         assert!(report.client.bottleneck);
+    }
+
+    #[test]
+    fn memory_that_shrank_is_no_memory_of_a_stream() {
+        let noted = |bytes| {
+            let mut report = Report { server_user_bytes_per_connection: bytes, ..Report::default() };
+            memory(&mut report);
+            report.notes.len()
+        };
+        assert_eq!([None, Some(500.0), Some(-188.0)].map(noted), [0, 0, 1]);
     }
 
     /// It was written down and never judged.
