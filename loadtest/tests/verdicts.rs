@@ -204,6 +204,22 @@ fn ids_that_name_two_events_or_are_missing_are_wrong() {
     assert_eq!((verdict.code, &verdict.json["ids"]["with"]), (0, &(4 * 16).into()), "{}", verdict.complaint);
 }
 
+/// A name that is too long to be shown whole was counted only until sixteen names were known.
+#[test]
+fn long_names_are_counted_like_others() {
+    const LONG: &str = "a-name-that-goes-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on";
+    const NAMES: [&str; 16] =
+        [LONG, "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
+    const IDS: [&str; 4] = ["1", "2", "3", "4"];
+    let fake = mischievous(|_, event| vec![Send::Named(event, IDS[event / 16 % 4], NAMES[event % 16])]);
+    // 48 events, and one before them.
+    let verdict = fake.judge("fanout -n 1 -r 80 -d 600ms");
+    let names = verdict.json["event_names"].as_object().unwrap();
+    let counts: Vec<u64> = names.values().map(|count| count.as_u64().unwrap()).collect();
+    assert_eq!((counts.len(), counts.iter().sum::<u64>()), (16, 49), "{names:?}");
+    assert!(names.keys().any(|name| LONG.starts_with(name.trim_end_matches('.'))), "{names:?}");
+}
+
 /// Each topic was tried but only one event was published to the first ones, and none where there were many.
 #[test]
 fn each_topic_is_tried_on_each_stream() {

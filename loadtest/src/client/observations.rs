@@ -280,11 +280,16 @@ impl Recorder {
 
     fn name(&mut self, name: &[u8]) {
         let names = &mut self.observations.names;
-        // Nearly always it is there, and no text has to be made.
+        // Nearly always it is there as it came, and no text has to be made.
         if let Some(count) = std::str::from_utf8(name).ok().and_then(|name| names.get_mut(name)) {
             *count += 1;
+            return;
+        }
+        let shown = excerpt(name);
+        if let Some(count) = names.get_mut(&shown) {
+            *count += 1;
         } else if names.len() < NAMES {
-            *names.entry(excerpt(name)).or_default() += 1;
+            names.insert(shown, 1);
         }
     }
 
@@ -293,7 +298,8 @@ impl Recorder {
             self.observations.foreign += 1;
             return;
         }
-        let id = id.map(|id| self.id_of(id));
+        let is_watched = stamp.topic < self.watched && stamp.sequence < EVENTS_WATCHED;
+        let event_id = id.filter(|_| is_watched).map(|id| self.id_of(id));
         let observations = &mut self.observations;
         let faults = &mut observations.faults[usize::from(subscriber.group)];
         let Some(account) = subscriber.account_of(stamp.topic) else {
@@ -324,14 +330,13 @@ impl Recorder {
         }
         let arrived = self.offset.translate(now);
         let latency = arrived.saturating_sub(stamp.intended);
-        let is_watched = stamp.topic < self.watched && stamp.sequence < EVENTS_WATCHED;
         if is_watched {
             let spreads = &mut observations.spreads[stamp.topic as usize];
             let index = stamp.sequence as usize;
             if spreads.len() <= index {
                 spreads.resize(index + 1, Spread::default());
             }
-            if let Some(id) = id {
+            if let Some(id) = event_id {
                 let known = &mut spreads[index].id;
                 if known.is_none() {
                     *known = id;

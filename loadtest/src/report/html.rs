@@ -10,7 +10,7 @@ use crate::compare::{Comparison, Contest, Figure, Row, place as colour};
 
 pub(super) const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}th,td{border:1px solid #ccc;padding:.2rem .6rem;text-align:right;white-space:nowrap}\
-th:first-child,td:first-child,.text td,td.bad{text-align:left}.text td,td.bad{white-space:normal;min-width:16rem}.text td:first-child{min-width:0}.bad{color:#b00}svg{max-width:720px;width:100%;display:block;margin:1.5rem 0}";
+th:first-child,td:first-child,.text td,td.bad{text-align:left}.text td,td.bad{white-space:normal;min-width:16rem}.text td:first-child{min-width:0}.bad{color:#b00}.wide{overflow-x:auto;font-size:.85rem}.wide th{white-space:normal}.wide th,.wide td{padding:.15rem .4rem}svg{max-width:720px;width:100%;display:block;margin:1.5rem 0}";
 
 /// The numbers of connections, ascending, each once.
 fn sizes(comparison: &Comparison) -> Vec<u64> {
@@ -166,7 +166,7 @@ pub(crate) fn page(comparison: &Comparison) -> String {
         scenario = comparison.scenario.name()
     );
     let columns = columns(comparison.scenario);
-    page.push_str("<table><tr><th></th><th>streams</th>");
+    page.push_str("<div class=\"wide\"><table><tr><th></th><th>streams</th>");
     for column in &columns {
         let _ = write!(page, "<th>{}</th>", column.title);
     }
@@ -186,7 +186,7 @@ pub(crate) fn page(comparison: &Comparison) -> String {
         }
         let _ = write!(page, "<td class=\"bad\">{}</td></tr>", escape(&wrong.join("; ")));
     }
-    let _ = write!(page, "</table><p>{}.</p>", escape(&rule(comparison)));
+    let _ = write!(page, "</table></div><p>{}.</p>", escape(&rule(comparison)));
     for (_, svg) in plots(comparison) {
         page.push_str(&svg);
     }
