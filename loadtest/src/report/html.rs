@@ -20,7 +20,7 @@ fn sizes(comparison: &Comparison) -> Vec<u64> {
     sizes
 }
 
-/// All plots with the names of their files. What nobody has a figure for has no plot.
+/// All plots with the names of their files. A figure that no contender has gets no plot.
 pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
     let mut all = Vec::new();
     let sizes = sizes(comparison);
@@ -71,7 +71,7 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
             if !comparison.rows.iter().filter(at).any(measured) {
                 return;
             }
-            // Who was never right has no figure, but a place.
+            // A contender without a valid round has no figure, but a place.
             let nothing = |row: &Row| {
                 let (name, colour, text) = (row.name.clone(), colour(&row.name), "no valid round".to_owned());
                 row.figures.is_empty().then_some(Bar { name, colour, parts: Vec::new(), text })
@@ -159,7 +159,7 @@ fn with_range(found: Figure) -> String {
 /// The whole page.
 pub(crate) fn page(comparison: &Comparison) -> String {
     let mut page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Event stream servers compared: {scenario}</title><style>{STYLE}</style><h1>Event stream servers compared: {scenario}</h1><p>{}; {}; each run has a fresh server, and the contenders take turns.{}</p>",
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Event stream servers compared: {scenario}</title><style>{STYLE}body{{max-width:120rem}}</style><h1>Event stream servers compared: {scenario}</h1><p>{}; {}; each run has a fresh server, and the contenders take turns.{}</p>",
         escape(&comparison.machine),
         escape(&comparison.arrangement),
         if comparison.partial { " <strong class=\"bad\">Interrupted: partial.</strong>" } else { "" },
