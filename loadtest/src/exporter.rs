@@ -42,7 +42,7 @@ impl Exporter {
             .spawn(move || {
                 while !halt.load(Ordering::Relaxed) {
                     match listener.accept() {
-                        // A client that leaves early harms nobody.
+                        // A client that leaves early changes nothing.
                         Ok((client, _)) => _ = answer(client, &figures),
                         Err(_) => std::thread::sleep(LOOK),
                     }

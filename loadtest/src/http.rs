@@ -6,7 +6,7 @@ use crate::failure::{Failure, Outcome, excerpt};
 pub(crate) const HEAD_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
 
-/// What a response head says, as far as anybody here cares.
+/// The parts of a response head that this program needs.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: u16,
@@ -157,7 +157,7 @@ impl Framing {
         let wrong = || Failure::new(format!("the chunked body is broken at `{}`", excerpt(input)));
         Ok(match (self, byte) {
             (Framing::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
-                // Seven digits are 256 MB in one chunk: nobody means that.
+                // Seven digits are 256 MB in one chunk, which no server means.
                 let digit = (byte as char).to_digit(16).filter(|_| digits < 7).ok_or_else(wrong)?;
                 Framing::Size { size: size * 16 + digit, digits: digits + 1 }
             }

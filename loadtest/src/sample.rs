@@ -112,7 +112,7 @@ impl Server {
     /// Why its memory cannot be told, where that is so: another user's process shows its CPU, not its memory.
     pub(crate) fn memory_refusal(self) -> Option<String> {
         self.pids().into_iter().map(rollup).find_map(|path| match fs::read_to_string(&path) {
-            // Who has ended meanwhile is no refusal.
+            // A process that has ended meanwhile is no refusal.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 Some(format!("{path}: {error}"))
             }

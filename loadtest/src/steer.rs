@@ -37,7 +37,7 @@ impl Steered {
             let before = change().map_err(|error| {
                 Failure::new(format!("--steered needs to write {path}: {error}; run it as root"))
             })?;
-            // Who set it to the same before us will put it back.
+            // A program that set it to the same value before will put it back.
             if before != value {
                 steered.0.push((path, before));
             }

@@ -226,7 +226,7 @@ pub(crate) struct Waker(OwnedFd);
 impl Waker {
     /// To be made before the descriptor tables part ways: its number is then the same in all of them.
     pub(crate) fn new() -> io::Result<Waker> {
-        // SAFETY: eventfd returns a new descriptor that nobody else owns.
+        // SAFETY: eventfd returns a new descriptor that has no other owner.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
         // SAFETY: as above.
         Ok(Waker(unsafe { OwnedFd::from_raw_fd(fd) }))
@@ -266,7 +266,7 @@ static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 pub(crate) static HAS_TO_TIDY: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn on_interrupt(_: libc::c_int) {
-    // The second Ctrl-C ends the process at once: somebody means it.
+    // The second Ctrl-C ends the process at once, because the first one was too slow for its user.
     if INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0 && !HAS_TO_TIDY.load(Ordering::Relaxed) {
         // SAFETY: _exit is async-signal-safe.
         unsafe { libc::_exit(130) };
@@ -285,7 +285,7 @@ pub(crate) fn note_interrupts() {
     }
 }
 
-/// Whether somebody asked the run to end.
+/// Whether the run was asked to end.
 pub(crate) fn interrupted() -> bool {
     INTERRUPTS.load(Ordering::Relaxed) > 0
 }

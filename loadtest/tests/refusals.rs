@@ -135,7 +135,7 @@ fn what_cannot_work_is_said_before_it_starts() {
     }
 }
 
-/// One was named, whoever raised it was shown the next.
+/// Only one was named; a user who raised it was shown the next.
 #[test]
 fn each_limit_that_is_too_low_is_named() {
     let verdict = judge("fanout -n 9000000 --threads 1 --sources 127.0.0.2");
@@ -166,7 +166,7 @@ fn a_limit_that_may_spoil_the_run_is_named_before_it() {
     assert!(told.lines().count() > 1 && output.status.code() == Some(1), "{told}");
 }
 
-/// Nobody to subscribe was a panic, from a file and from `compare`.
+/// No subscribers were a panic, from a file and from `compare`.
 #[test]
 fn a_run_without_subscribers_is_refused() {
     let file = fake::scratch("scenario.toml");

@@ -51,7 +51,7 @@ fn what_a_subscriber_of_a_stage_misses_is_lost() {
     assert!((1..150).contains(&verdict.count("lost")), "{}", verdict.complaint);
 }
 
-/// Whoever leaves while a delivery is under way gets it first.
+/// A subscriber that leaves while a delivery is under way gets it first.
 #[test]
 fn a_slow_server_loses_nothing_at_the_end_of_a_stage() {
     let delay = |_| Duration::from_millis(100);
@@ -97,7 +97,7 @@ fn all_topics_of_a_stream_follow_the_stages() {
     assert_eq!(verdict.count("streams_open_at_end"), 4);
     assert!(verdict.count("deliveries") > 500, "{}", verdict.json);
 
-    // An event in the middle of the time in which nobody comes and goes, of six topics in turn.
+    // Six events, of the six topics in turn, at a time when no subscriber comes or goes.
     let verdict = judge(mischievous(|subscriber, event| match (subscriber, event) {
         (13, 126..132) => vec![],
         _ => vec![Send::Event(event)],

@@ -361,7 +361,7 @@ impl Recorder {
         }
     }
 
-    /// An event of somebody else, in a run that listens: it is judged by its id, where it has one.
+    /// An event of the server's own, in a run that listens: it is judged by its id, where it has one.
     fn others_event(&mut self, subscriber: &mut Place<'_>, event: &Event<'_>, now: u64) {
         let ticks = self.ticks(now);
         let observations = &mut self.observations;

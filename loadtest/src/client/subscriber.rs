@@ -51,7 +51,7 @@ pub(crate) struct Subscriber {
     pub(super) had_heartbeat: bool,
     /// One of its streams was silent for too long.
     pub(super) was_silent: bool,
-    /// When something came last, and when the last event of somebody else came: in the recorder's short form;
+    /// When something came last, and when the last event that is not this run's came: in the recorder's short form;
     /// 0: never.
     pub(super) heard: u32,
     pub(super) event_at: u32,

@@ -31,9 +31,8 @@ use crate::failure::Failure;
 use crate::sse::Unfinished;
 use crate::sys;
 
-/// Who came back or joined is owed what is published after its stream has been open for so long: a server may
-/// answer a little before it has entered the stream wherever it looks when it publishes. Twice what the first
-/// streams are given.
+/// A subscriber that came back or joined is owed the events that are published after its stream was open for so long:
+/// a server may answer a little before its publishing knows of the stream. It is twice what the first streams are given.
 const OWED_AFTER: u64 = SECOND;
 
 /// Runs until told to finish; without a report when it could not start.

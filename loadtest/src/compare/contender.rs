@@ -234,7 +234,7 @@ mod tests {
             connect_burst: None,
             pipelines: false,
         });
-        // Whoever inherits it may take its time to reap it.
+        // The process that inherits it may take its time to reap it.
         let gone = || match std::fs::read_to_string(format!("/proc/{grandchild}/stat")) {
             Ok(stat) => stat.contains(") Z "),
             Err(_) => true,

@@ -121,7 +121,7 @@ pub(crate) struct Row {
     /// What it was started with.
     pub(crate) settings_in_full: InFull,
     pub(crate) cannot: String,
-    /// What somebody who knows it well would object to.
+    /// What an expert on it would object to.
     pub(crate) objections: Vec<String>,
     pub(crate) connections: u64,
     /// By the rule of the comparison. A row without a valid round has none.
@@ -203,7 +203,7 @@ pub(crate) struct Comparison {
     /// How the figures of a row are chosen.
     pub(crate) rule: &'static str,
     pub(crate) partial: bool,
-    /// Who could not take part, and why.
+    /// The contenders that could not take part, each with the reason.
     pub(crate) absent: Vec<String>,
     pub(crate) provenance: Provenance,
     pub(crate) rows: Vec<Row>,
@@ -293,7 +293,7 @@ impl Compare {
         'all: for &connections in &self.connections {
             for round in 0..self.rounds {
                 for turn in 0..contenders.len() {
-                    // Each round begins with another one, so that nobody always comes after the same.
+                    // Each round begins with another one, so that no contender always runs after the same one.
                     let index = (turn + round as usize) % contenders.len();
                     let report = self.one(&contenders[index], connections, round)?;
                     let interrupted = report.partial;
@@ -417,7 +417,7 @@ impl Compare {
             }
         }
         match present.is_empty() {
-            true => Err(Failure::new(format!("nobody takes part: {}", absent.join("; ")))),
+            true => Err(Failure::new(format!("no contender can take part: {}", absent.join("; ")))),
             false => Ok((present, absent)),
         }
     }

@@ -64,7 +64,7 @@ pub(crate) struct Connection {
     received: Vec<u8>,
     /// When each request that has no answer yet was sent.
     under_way: VecDeque<u64>,
-    /// Set where nobody wants the answer any more.
+    /// Set when the answer is not wanted any more.
     stop: Arc<AtomicBool>,
     /// How long an answer may take.
     patience: Duration,

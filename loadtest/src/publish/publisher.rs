@@ -130,7 +130,7 @@ struct Thread {
 impl Thread {
     fn run(mut self, pace: &Pace) -> Outcome<Tally> {
         match self.follow(pace) {
-            // Who was stopped left an answer behind; that is no failure of the server.
+            // A publisher that was stopped left an answer behind; that is no failure of the server.
             Err(failure) if !self.halted() => return Err(failure),
             _ => {}
         }
@@ -215,7 +215,7 @@ impl Thread {
         let values = Values { topic: name, data, sequence, ..Values::default() };
         self.route.template.request(None, values, &mut self.request)?;
         record(&mut self.tally.lag, clock::now().saturating_sub(intended));
-        // Counted first: who reads the count knows that what it does not hold was not sent before.
+        // Counted first: a thread that reads the count knows that an event beyond it had not been sent yet.
         counter.store(sequence + 1, Ordering::Relaxed);
         if let Err(failure) = self.connection.send(&self.request) {
             counter.store(sequence, Ordering::Relaxed);

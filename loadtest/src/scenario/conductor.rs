@@ -132,7 +132,7 @@ impl Conductor<'_> {
         while self.crowd()?.open() + self.crowd()?.failed() < wanted && clock::now() < until {
             self.rest(MILLISECOND)?;
         }
-        // Who is about to leave has until the end of its patience.
+        // A subscriber that is about to leave has until the end of its patience.
         while self.load.is_staged() && self.crowd()?.open() > wanted && clock::now() < until {
             self.rest(MILLISECOND)?;
         }
@@ -344,7 +344,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// How many deliveries there have to be by now, where nobody comes and goes.
+    /// How many deliveries there have to be by now; `None` where subscribers come and go.
     fn expected(&self) -> Option<u64> {
         if matches!(self.kind, Kind::Churn(_) | Kind::Listen(_)) || self.load.is_staged() {
             return None;
@@ -369,7 +369,7 @@ impl Conductor<'_> {
                 break;
             }
             if expected.is_none() && clock::now() - since > SETTLE {
-                // Who comes and goes is owed what only the crowd can say.
+                // What subscribers that come and go are owed, only the crowd can say.
                 match asked {
                     false => self.crowd()?.ask_owed(),
                     true if self.crowd()?.owed() == Some(0) => break,

@@ -301,12 +301,12 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
     if observed.measured > 0 && seconds > 0.0 {
         report.deliveries_per_s = Some(round(observed.measured as f64 / seconds));
     }
-    // Who left or stalls on purpose is nobody's last subscriber.
+    // A subscriber that left or stalls on purpose is not the last one of an event.
     if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics(_)) || case.load.is_staged() {
         return;
     }
     let mut last = timings();
-    // Only the first group's topics: of a small topic beside a big one nobody asks for the last subscriber.
+    // Only the first group's topics: the last subscriber of a small topic beside a big one says nothing.
     let first = &case.groups[0];
     for (topic, spreads) in observed.spreads.iter().enumerate().take(first.topics as usize) {
         let expected = first.subscribers / first.topics as usize
@@ -354,7 +354,7 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &
     if evidence.open.at > 0
         && let (Some(before), Some(open)) = (evidence.before.kernel, evidence.open.kernel)
     {
-        // The whole machine's: less than before means that somebody else let go of more.
+        // The whole machine's: less than before means that other programs gave back more.
         let pair = |from: u64, to: u64| (to >= from).then(|| round((to - from) as f64 / streams));
         report.kernel_slab_bytes_per_pair = pair(before.slab, open.slab);
         report.kernel_stack_bytes_per_pair = pair(before.stacks_and_tables, open.stacks_and_tables);

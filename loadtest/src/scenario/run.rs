@@ -232,7 +232,7 @@ fn topics_in(groups: &[Group]) -> u32 {
     groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1)
 }
 
-/// Who asks for what.
+/// The subscribers, and what each of them asks for.
 pub(super) struct Asked {
     pub(super) groups: Vec<Group>,
     /// Of the topics.

@@ -156,7 +156,7 @@ fn heartbeats(report: &mut Report, case: &Case<'_>) {
 
 fn ids(report: &mut Report, case: &Case<'_>) {
     let ids = report.ids;
-    // Where many topics share a stream, or events are somebody else's, not every one needs an id.
+    // Where many topics share a stream, or events are not this run's, not every one needs an id.
     if ids.with > 0 && ids.without > 0 && report.listened.is_none() {
         report.problems.push(format!("{} deliveries had an id, and {} had none", ids.with, ids.without));
     }

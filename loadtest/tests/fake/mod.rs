@@ -398,7 +398,7 @@ impl Inside {
         };
         let piece = if self.behaviour.drip == 0 { wire.len() } else { self.behaviour.drip };
         for bytes in wire.chunks(piece) {
-            // Who is gone gets nothing; the load test leaves at the end.
+            // A subscriber that is gone gets nothing; the load test leaves at the end.
             let _ = body.socket.write_all(bytes);
             if self.behaviour.drip > 0 {
                 std::thread::sleep(Duration::from_micros(200));
