@@ -96,6 +96,20 @@ fn popular_topics_have_many_streams() {
     assert!(of("/load-0 ") > 10 && of("/load-0 ") > of("/load-5 "), "{} {}", of("/load-0 "), of("/load-5 "));
 }
 
+/// A server with TLS that closes a connection after a while without requests ended the run with "did it die?".
+#[test]
+fn a_publishers_connection_with_tls_that_was_closed_meanwhile_is_opened_again() {
+    let fake = Fake::start(Behaviour { impatient: true, ..Behaviour::default() });
+    let proxy = Proxy::start(fake.address);
+    let verdict = judge(&format!(
+        "fanout -n 3 -r 10 -d 500ms --server plain --url https://{} --ca {}",
+        proxy.address,
+        proxy.certificate.display()
+    ));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.count("deliveries"), 3 * 6);
+}
+
 #[test]
 fn streams_and_publishes_go_through_tls() {
     for (framing, hangs_up) in [(Framing::Chunked, false), (Framing::Close, false), (Framing::Chunked, true)]
