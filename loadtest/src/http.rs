@@ -5,6 +5,8 @@ use crate::failure::{Failure, Outcome, excerpt};
 /// The longest response head that is read.
 pub(crate) const HEAD_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
+/// Hexadecimal digits of the size of a chunk.
+const MOST_DIGITS: u8 = 16;
 
 /// The parts of a response head that this program needs.
 #[derive(Debug)]
@@ -157,8 +159,9 @@ impl Framing {
         let wrong = || Failure::new(format!("the chunked body is broken at `{}`", excerpt(input)));
         Ok(match (self, byte) {
             (Framing::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
-                // Seven digits are 256 MB in one chunk, which no server means.
-                let digit = (byte as char).to_digit(16).filter(|_| digits < 7).ok_or_else(wrong)?;
+                // 256 MB and more in one chunk no server means. There may be zeros in front of a size.
+                let fits = size < 1 << 24 && digits < MOST_DIGITS;
+                let digit = (byte as char).to_digit(16).filter(|_| fits).ok_or_else(wrong)?;
                 Framing::Size { size: size * 16 + digit, digits: digits + 1 }
             }
             (Framing::Size { digits: 0, .. }, _) => return Err(wrong()),
@@ -199,7 +202,7 @@ mod tests {
 
     #[test]
     fn framing_is_the_same_however_the_bytes_arrive() {
-        let text = b"5\r\nhello\r\n1;name=value\r\n \r\n00b\r\nbig, world!\r\n0\r\nTrailer: x\r\n\r\n";
+        let text = b"5\r\nhello\r\n1;name=value\r\n \r\n0000000b\r\nbig, world!\r\n0\r\nTrailer: x\r\n\r\n";
         for piece in 1..=text.len() {
             let (body, ended) = body_of(Framing::CHUNKED, text, piece).unwrap();
             assert_eq!((body.as_slice(), ended), (&b"hello big, world!"[..], true), "in pieces of {piece}");
@@ -213,7 +216,8 @@ mod tests {
 
     #[test]
     fn broken_chunks_are_refused() {
-        for text in ["\r\n", "x\r\n", "3\r\nabcdef", "12345678\r\n", "-1\r\n"] {
+        let zeros = "0".repeat(17);
+        for text in ["\r\n", "x\r\n", "3\r\nabcdef", "12345678\r\n", "-1\r\n", &zeros] {
             assert!(body_of(Framing::CHUNKED, text.as_bytes(), 1).is_err(), "{text}");
         }
     }
