@@ -105,6 +105,16 @@ fn all_topics_of_a_stream_follow_the_stages() {
     assert_eq!((verdict.code, verdict.faults()), (1, [3, 0, 0, 0]), "{}", verdict.complaint);
 }
 
+/// Only one of twenty streams was to be open by then, so nineteen were said to have ended with the server.
+#[test]
+fn a_refused_publish_before_the_first_stage_is_no_server_that_died() {
+    let fake = Fake::start(Behaviour { publish_status: "403 Forbidden", ..Behaviour::default() });
+    let verdict = fake.judge(RUN);
+    assert_eq!(verdict.code, 1);
+    let told = &verdict.complaint;
+    assert!(told.contains("403") && !told.contains("died"), "{told}");
+}
+
 #[test]
 fn stages_that_cannot_be_are_named() {
     for (run, told) in [

@@ -332,11 +332,12 @@ impl Conductor<'_> {
     /// A publish that failed may be the first sign of a server that died; the streams tell, a moment later.
     fn post_mortem(&self, failure: Failure) -> Failure {
         std::thread::sleep(Duration::from_nanos(SETTLE));
-        let (Some(crowd), all) = (&self.crowd, self.load.subscribers) else { return failure };
+        // The streams that are to be open now: in a run with stages these are not all.
+        let (Some(crowd), all) = (&self.crowd, self.wanted) else { return failure };
         if let Some(failure) = crowd.failure() {
             return failure;
         }
-        match all.saturating_sub(crowd.open()) {
+        match all.saturating_sub(crowd.open() + crowd.failed()) {
             0 => failure,
             ended => Failure::new(format!(
                 "the server died half way: {ended} of {all} streams ended, and {failure}"
