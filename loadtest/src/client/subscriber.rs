@@ -1,4 +1,4 @@
-//! One subscriber: 150 bytes at most, or the judge would need more memory than the judged.
+//! One subscriber: 144 bytes, as README.md says, or the judge would need more memory than the judged.
 
 use flate2::write::GzDecoder;
 use rustls::ClientConnection;
@@ -9,7 +9,7 @@ use crate::sse::{Stream, Unfinished};
 
 /// User memory of one subscriber while its stream is idle.
 pub(crate) const BYTES: usize = size_of::<Subscriber>();
-const _: () = assert!(BYTES <= 150);
+const _: () = assert!(BYTES == 144);
 
 /// No event has this number: a run with so many is not judged by where its newcomers started.
 pub(super) const NOTHING_OWED: u32 = u32::MAX;
@@ -37,8 +37,6 @@ pub(crate) struct Subscriber {
     pub(super) state: State,
     /// Failed attempts to open the stream since it was last open.
     pub(super) attempts: u8,
-    /// Its first stream could not be opened, and no later one was: it is among those that are counted as failed.
-    pub(super) has_failed: bool,
     /// It came while events were published: its first event tells where its sequence starts.
     pub(super) joins: bool,
     /// It left on our account and does not resume: what it missed is not lost.
@@ -130,6 +128,8 @@ pub(super) struct Rare {
     pub(super) tls: Option<Box<ClientConnection>>,
     /// Of a stream that is compressed.
     pub(super) gzip: Option<GzDecoder<Vec<u8>>>,
+    /// Its first stream could not be opened, and no later one was: it is among those that are counted as failed.
+    pub(super) has_failed: bool,
 }
 
 impl Subscriber {
@@ -144,7 +144,6 @@ impl Subscriber {
             group,
             state: State::Away,
             attempts: 0,
-            has_failed: false,
             joins: false,
             skips: false,
             owed_from: NOTHING_OWED,
@@ -194,6 +193,11 @@ impl Subscriber {
     pub(super) fn topics(&self) -> Vec<u32> {
         let others = self.rare.iter().flat_map(|rare| rare.topics.iter().map(|other| other.topic));
         std::iter::once(self.topic).chain(others).collect()
+    }
+
+    /// Whether its first stream could not be opened, and no later one was.
+    pub(super) fn has_failed(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.has_failed)
     }
 
     /// Whether the stream could end here without anything being cut off.

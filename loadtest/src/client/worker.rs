@@ -450,7 +450,7 @@ impl<'a, T: Transport> Worker<'a, T> {
         for (_, subscriber) in &mut self.subscribers {
             let published = |topic: u32| published.get(topic as usize).copied().unwrap_or(0);
             // A stream that was never open is an error and not open at the end, but it has lost nothing.
-            if !subscriber.has_failed {
+            if !subscriber.has_failed() {
                 self.recorder.settle(subscriber, published);
             }
             self.recorder.at_end(subscriber, now);

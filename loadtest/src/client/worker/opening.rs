@@ -155,7 +155,7 @@ impl<T: Transport> Worker<'_, T> {
         let stage = self.common.stage();
         let subscriber = &mut self.subscribers[index];
         if stage == Stage::Opening && subscriber.attempts == 0 {
-            subscriber.has_failed = true;
+            subscriber.rare.get_or_insert_default().has_failed = true;
             self.control.failed.fetch_add(1, Ordering::Relaxed);
         }
         if stage == Stage::Over { self.close(index) } else { self.again(index) }

@@ -65,7 +65,8 @@ impl<T: Transport> Worker<'_, T> {
             subscriber.rare.get_or_insert_default().gzip = Some(GzDecoder::new(Vec::new()));
         }
         subscriber.stream.reopen();
-        if std::mem::take(&mut subscriber.has_failed) {
+        if let Some(rare) = subscriber.rare.as_mut().filter(|rare| rare.has_failed) {
+            rare.has_failed = false;
             self.control.failed.fetch_sub(1, Ordering::Relaxed);
             if self.common.stage() != Stage::Opening {
                 // It was not there when events were published, so it could not get them.
