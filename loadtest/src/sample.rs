@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cores::Cores;
 use crate::failure::{Failure, Outcome};
+use crate::report::units;
 use crate::sys;
 
 /// A process and all that it started: nginx works in children, not in the process that was named.
@@ -213,7 +214,7 @@ pub(crate) fn machine() -> String {
     format!(
         "{cores} cores, {}, {} of memory, Linux {}",
         processor().unwrap_or_else(unknown),
-        memory_bytes().map_or_else(unknown, |bytes| format!("{} kB", bytes / 1024)),
+        memory_bytes().map_or_else(unknown, |bytes| units::bytes(bytes as f64)),
         kernel.trim()
     )
 }

@@ -136,10 +136,9 @@ fn plots(report: &Report) -> Vec<String> {
     if count < 2 {
         return all;
     }
-    let ticks: Vec<_> = [0.0, 0.25, 0.5, 0.75, 1.0]
-        .map(|place| (place, format!("{:.0} s", place * (count - 1) as f64)))
-        .into_iter()
-        .collect();
+    let last = count - 1;
+    let tick = |second: usize| (second as f64 / last as f64, format!("{second} s"));
+    let ticks: Vec<_> = (0..=last).step_by(last.div_ceil(4)).map(tick).collect();
     // A logarithmic axis has no place for zero.
     let line = |name: &str, colour, value: &dyn Fn(&SecondOfRun) -> Option<f64>| {
         let step = count.div_ceil(MOST_POINTS);
@@ -153,7 +152,7 @@ fn plots(report: &Report) -> Vec<String> {
         };
         let points = chunks
             .filter_map(|(index, chunk)| {
-                let position = (index * step) as f64 / (count - 1) as f64;
+                let position = (index * step) as f64 / last as f64;
                 Some(Point::at(position, worst(chunk).filter(|value| *value > 0.0)?))
             })
             .collect::<Vec<_>>();
