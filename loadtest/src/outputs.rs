@@ -10,11 +10,12 @@ use serde::Serialize;
 use crate::exporter::Exporter;
 use crate::failure::{Failure, Outcome};
 use crate::report::{Earlier, HistogramLog, Report, csv, junit, junit_before, run_page};
-use crate::scenario::Load;
+use crate::scenario::{Load, OUTPUT};
 use crate::watch::{Wants, Watch};
 
 /// Where the figures of one run go. They are beside the settings, because they do not change what is measured.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = OUTPUT)]
 pub(crate) struct Outputs {
     /// Write a page with the figures and plots, which needs nothing else
     #[arg(long, value_name = "FILE")]

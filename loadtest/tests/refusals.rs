@@ -190,3 +190,15 @@ fn a_wrong_key_in_a_scenario_file_is_named_with_the_right_ones() {
     assert_eq!(output.status.code(), Some(2));
     assert!(told.contains("`subscribrs`") && told.contains("`subscribers`"), "{told}");
 }
+
+/// The range was that of the command line alone: a file could ask for a thread for each topic.
+#[test]
+fn ranges_hold_in_a_scenario_file_too() {
+    let file = fake::scratch("scenario.toml");
+    std::fs::write(&file, "scenario = \"topics\"\npublishers = 100000\nurl = \"http://127.0.0.1:9\"\n")
+        .unwrap();
+    let output = fake::command().arg("run").arg(&file).output().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && told.contains("--publishers 100000"), "{told}");
+}
