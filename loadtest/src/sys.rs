@@ -138,22 +138,6 @@ pub(crate) fn kill_group(leader: u32) {
     let _ = unsafe { libc::killpg(leader as libc::pid_t, libc::SIGKILL) };
 }
 
-/// First position of a byte.
-pub(crate) fn find_byte(haystack: &[u8], byte: u8) -> Option<usize> {
-    // SAFETY: the pointer and the length are those of one live slice.
-    let found = unsafe { libc::memchr(haystack.as_ptr().cast(), i32::from(byte), haystack.len()) };
-    (!found.is_null()).then(|| found as usize - haystack.as_ptr() as usize)
-}
-
-/// First position of a byte string.
-pub(crate) fn find_bytes(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    // SAFETY: both pointers and lengths are those of live slices.
-    let found = unsafe {
-        libc::memmem(haystack.as_ptr().cast(), haystack.len(), needle.as_ptr().cast(), needle.len())
-    };
-    (!found.is_null()).then(|| found as usize - haystack.as_ptr() as usize)
-}
-
 /// Starts a non-blocking connect. `Ok(true)`: it is connected already, which is usual on loopback.
 pub(crate) fn connect(
     target: SocketAddr,

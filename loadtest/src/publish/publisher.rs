@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use memchr::memmem;
+
 use super::Connection;
 use crate::client::{Delivered, Timings, record, timings};
 use crate::clock::{self, SECOND};
@@ -189,8 +191,7 @@ impl Thread {
         self.connection.answer(&mut self.tally).map_err(|failure| {
             let Route { template, topics, .. } = &self.route;
             let values = Values { topic: topics.first().map_or("", |(_, name)| name), ..Values::default() };
-            let body =
-                sys::find_bytes(&self.request, b"\r\n\r\n").map_or(&[][..], |at| &self.request[at + 4..]);
+            let body = memmem::find(&self.request, b"\r\n\r\n").map_or(&[][..], |at| &self.request[at + 4..]);
             Failure::new(format!(
                 "{failure}; it was {} {} with the body `{}`",
                 template.method,
