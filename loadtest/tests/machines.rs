@@ -508,13 +508,15 @@ fn hostile_bytes_at_an_agents_port_change_nothing() {
     }
     // A right hello of another version, and one with a proof that was made up.
     for (protocol, proof, expected) in [
-        (99, "00".repeat(32), "same on all machines"),
-        (1, "00".repeat(32), "the token is not the one"),
-        (1, String::new(), "the token is not the one"),
-        (1, "ü".repeat(16), "the token is not the one"),
+        (Some(99), "00".repeat(32), "same on all machines"),
+        (None, "00".repeat(32), "the token is not the one"),
+        (None, String::new(), "the token is not the one"),
+        (None, "ü".repeat(16), "the token is not the one"),
     ] {
         let mut socket = connect();
-        let version = greeting(&mut socket)["version"].clone();
+        let greeted = greeting(&mut socket);
+        let version = greeted["version"].clone();
+        let protocol = protocol.map_or(greeted["protocol"].clone(), serde_json::Value::from);
         let hello = serde_json::json!({
             "tool": "fanfare-load", "protocol": protocol, "version": version, "role": "Agent",
             "nonce": "00", "proof": proof,
