@@ -64,8 +64,9 @@ pub(super) struct Evidence {
     pub(super) backlog: Option<u64>,
     /// Events that were published while all streams of a storm were cut.
     pub(super) published_while_away: Option<u64>,
-    /// Bytes that were published for those who stall, and what of it waited in their own receive buffers.
-    pub(super) stalled_backlog: Option<(u64, u64)>,
+    /// Bytes that were published for those who stall, and bytes that waited in their own receive buffers, where that
+    /// can be seen.
+    pub(super) stalled_backlog: Option<(u64, Option<u64>)>,
     pub(super) lag: Option<Timings>,
     pub(super) answer: Option<Timings>,
     /// Processor time of the thread that conducts the run: at the begin of the active time, and in it.

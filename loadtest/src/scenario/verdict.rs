@@ -186,7 +186,14 @@ fn ids(report: &mut Report, case: &Case<'_>) {
 fn slow(report: &mut Report, evidence: &Evidence) {
     let Some((bytes, waiting)) = evidence.stalled_backlog else { return };
     report.slow_backlog_bytes = Some(bytes);
-    report.slow_waiting_bytes = Some(waiting);
+    report.slow_waiting_bytes = waiting;
+    let Some(waiting) = waiting else {
+        report.notes.push(
+            "over HTTP/2 a stalled reader takes 1 MiB before the server keeps what follows, and how much of it came is not known: compare the growth of the server with what was published for the stalled"
+                .to_owned(),
+        );
+        return;
+    };
     if waiting as f64 >= bytes as f64 * OWN_BUFFERS_PART {
         report.notes.push(format!(
             "what the stalled readers did not read ({bytes} bytes) waited in their own receive buffers and hardly reached the server: raise --size, --rate or --duration"
