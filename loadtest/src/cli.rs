@@ -163,3 +163,53 @@ impl Command {
         Ok(Task::Scenario(kind, Box::new(load), outputs))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Options of other programs in the examples of the documents.
+    const OF_OTHERS: [&str; 12] = [
+        "backend",
+        "check",
+        "compact",
+        "durability",
+        "example",
+        "heartbeat",
+        "help",
+        "host",
+        "open",
+        "raise",
+        "release",
+        "shards",
+    ];
+
+    /// The README promised `--strict-client`, which there was not.
+    #[test]
+    fn the_documents_name_only_options_that_there_are() {
+        let command = Cli::command();
+        let known: BTreeSet<&str> = command
+            .get_subcommands()
+            .flat_map(|command| command.get_arguments().filter_map(|argument| argument.get_long()))
+            .chain(OF_OTHERS)
+            .collect();
+        for (name, text) in [
+            ("loadtest/README.md", include_str!("../README.md")),
+            ("docs/guides/load-test.md", include_str!("../../docs/guides/load-test.md")),
+            (
+                "docs/guides/load-test/any-server.md",
+                include_str!("../../docs/guides/load-test/any-server.md"),
+            ),
+        ] {
+            let options = text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
+            for option in options.filter_map(|word| word.strip_prefix("--")).filter(|word| !word.is_empty()) {
+                let is_rule = option.chars().all(|c| c == '-');
+                assert!(is_rule || known.contains(option), "{name}: --{option}");
+            }
+        }
+    }
+}

@@ -54,7 +54,7 @@ impl Exporter {
                     }
                     let figures = figures.clone();
                     let thread = std::thread::Builder::new().name("scrape".to_owned());
-                    // A client that leaves early harms nobody, nor does one that asks for nothing.
+                    // A client that leaves early changes nothing, nor does one that asks for nothing.
                     served.extend(thread.spawn(move || _ = answer(client, &figures)));
                 }
             })

@@ -2,20 +2,33 @@
 
 use std::fmt;
 
-/// A run that is not valid. The text is for a person, one line for each reason, and says what to do where
-/// that is known.
+/// A run that could not start, or that is not valid. The text is for a person, one line for each reason, and says
+/// what to do where that is known.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    text: String,
+    is_limit: bool,
+}
 
 impl Failure {
     pub(crate) fn new(text: impl Into<String>) -> Failure {
-        Failure(text.into())
+        Failure { text: text.into(), is_limit: false }
+    }
+
+    /// A limit of a load machine is too low for so many streams: with fewer the run could start.
+    pub(crate) fn limit(text: impl Into<String>) -> Failure {
+        Failure { text: text.into(), is_limit: true }
+    }
+
+    /// Whether it is a limit of a load machine, which says nothing against the server.
+    pub(crate) fn is_limit(&self) -> bool {
+        self.is_limit
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use self::search::Search;
 use crate::clock::{self, nanoseconds, parse_duration};
 use crate::failure::{Failure, Outcome};
+use crate::outputs::{check_writable, write_so_far};
 use crate::report::{Report, units};
 use crate::scenario::{self, Churn, Kind, Load, Mixed, Slow};
 use crate::sys;
@@ -144,6 +145,7 @@ impl Find {
         if !(0.1..=50.0).contains(&self.precision) {
             return Err(Failure::new(format!("--precision {}: from 0.1 to 50 percent", self.precision)));
         }
+        check_writable(self.json())?;
         let whole = self.raised == Raised::Streams;
         let mut search = Search::new(first, self.most, self.precision / 100.0, whole);
         let (begin, mut steps) = (clock::now(), Vec::<Step>::new());
@@ -163,7 +165,6 @@ impl Find {
                 Ok(step) if steps.is_empty() && is_gone(&step) => return Err(nothing_opened(&step)),
                 Ok(step) => step,
                 Err(failure) if steps.is_empty() => return Err(failure),
-                // Limits of this machine show only when so much is asked for.
                 Err(failure) => could_not_start(value, &failure),
             };
             partial = sys::interrupted() || step.report.as_ref().is_some_and(|report| report.partial);
@@ -171,14 +172,30 @@ impl Find {
                 break "it was interrupted".to_owned();
             }
             self.tell(steps.len() + 1, &step);
-            let over = is_gone(&step);
+            let why_over = match &step {
+                Step { report: None, client_bound: false, .. } => {
+                    Some("a step could not start: is the server still running?")
+                }
+                step => is_gone(step)
+                    .then_some("no stream could be opened any more: is the server still running?"),
+            };
             search.tried(value, step.held);
             steps.push(step);
-            if over {
-                break "no stream could be opened any more: is the server still running?".to_owned();
+            if let Some(why) = why_over {
+                break why.to_owned();
             }
+            steps = self.keep(&search, steps)?;
         };
         Ok(self.found(&search, steps, ended, partial))
+    }
+
+    /// Writes what is known after each step, as partial: it is there, whatever ends the search.
+    fn keep(&self, search: &Search, steps: Vec<Step>) -> Outcome<Vec<Step>> {
+        let so_far = self.found(search, steps, "it has not ended".to_owned(), true);
+        if let Some(path) = self.json() {
+            write_so_far(path, &so_far)?;
+        }
+        Ok(so_far.steps)
     }
 
     fn load_at(&self, value: f64) -> Load {
@@ -310,13 +327,16 @@ fn nothing_opened(step: &Step) -> Failure {
     ))
 }
 
+/// A limit of this machine may show only when so much is asked for. Everything else is no limit: the server, or what
+/// it is reached by, is not there any more.
 fn could_not_start(value: f64, failure: &Failure) -> Step {
+    let limits = if failure.is_limit() { vec!["the client's machine".to_owned()] } else { Vec::new() };
     Step {
         value,
         held: false,
         failed: failure.to_string().lines().map(str::to_owned).collect(),
-        limits: vec!["the client's machine".to_owned()],
-        client_bound: true,
+        limits,
+        client_bound: failure.is_limit(),
         report: None,
     }
 }

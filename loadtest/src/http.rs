@@ -6,8 +6,10 @@ use crate::failure::{Failure, Outcome, excerpt};
 pub(crate) const HEAD_BYTES: usize = 16 * 1024;
 /// That an answer may have.
 const HEADERS: usize = 256;
+/// Hexadecimal digits of the size of a chunk.
+const MOST_DIGITS: u8 = 16;
 
-/// What a response head says, as far as anybody here cares.
+/// The parts of a response head that this program needs.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: u16,
@@ -163,9 +165,9 @@ impl Framing {
             // Some servers fill the size up to a width.
             (Framing::Size { size: 0, .. }, b'0') => Framing::Size { size: 0, digits: 1 },
             (Framing::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
-                let digits = if size == 0 { 0 } else { digits };
-                // Seven digits are 256 MB in one chunk: nobody means that.
-                let digit = (byte as char).to_digit(16).filter(|_| digits < 7).ok_or_else(wrong)?;
+                // 256 MB and more in one chunk no server means. There may be zeros in front of a size.
+                let fits = size < 1 << 24 && digits < MOST_DIGITS;
+                let digit = (byte as char).to_digit(16).filter(|_| fits).ok_or_else(wrong)?;
                 Framing::Size { size: size * 16 + digit, digits: digits + 1 }
             }
             (Framing::Size { digits: 0, .. }, _) => return Err(wrong()),
@@ -221,7 +223,8 @@ mod tests {
 
     #[test]
     fn broken_chunks_are_refused() {
-        for text in ["\r\n", "x\r\n", "3\r\nabcdef", "12345678\r\n", "0012345678\r\n", "-1\r\n"] {
+        let zeros = "0".repeat(17);
+        for text in ["\r\n", "x\r\n", "3\r\nabcdef", "12345678\r\n", "0012345678\r\n", "-1\r\n", &zeros] {
             assert!(body_of(Framing::CHUNKED, text.as_bytes(), 1).is_err(), "{text}");
         }
     }

@@ -116,8 +116,8 @@ fn verdict(subscribers: u64, ends: u64, same_machine: bool, mut wrong: Vec<Strin
     }
     match wrong.is_empty() {
         true => Ok(warnings(subscribers, same_machine)),
-        // Whoever raises them wants to raise them all at once.
-        false => Err(Failure::new([wrong, warnings(subscribers, same_machine)].concat().join("\n"))),
+        // All of them, so that they can be raised at once.
+        false => Err(Failure::limit([wrong, warnings(subscribers, same_machine)].concat().join("\n"))),
     }
 }
 

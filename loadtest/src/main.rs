@@ -44,9 +44,9 @@ use clap::Parser;
 
 use crate::cli::{Cli, Task};
 use crate::compare::Compare;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::find::Find;
-use crate::outputs::{Outputs, writable};
+use crate::outputs::{Outputs, write_json};
 use crate::provenance::Provenance;
 use crate::report::{Report, comparison, summary};
 use crate::scenario::{Kind, Load};
@@ -118,7 +118,6 @@ fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
 }
 
 fn search(find: &Find) -> Outcome<ExitCode> {
-    find.json().map_or(Ok(()), writable)?;
     let found = find.run()?;
     say(&find.summary(&found));
     if let Some(path) = find.json() {
@@ -154,9 +153,4 @@ fn many_runs(compare: Compare) -> Outcome<ExitCode> {
         (_, true) => 0,
         _ => NOT_VALID,
     }))
-}
-
-fn write_json(path: &std::path::Path, value: &impl serde::Serialize) -> Outcome<()> {
-    let text = serde_json::to_string(value).map_err(|error| Failure::new(format!("JSON: {error}")))?;
-    std::fs::write(path, text + "\n").map_err(|error| Failure::new(format!("{}: {error}", path.display())))
 }

@@ -1,18 +1,21 @@
 //! What becomes of the figures of a run beside the terminal: files, and the metrics endpoint.
 
+use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::exporter::Exporter;
 use crate::failure::{Failure, Outcome};
 use crate::report::{Earlier, HistogramLog, Report, csv, junit, junit_before, run_page};
-use crate::scenario::Load;
+use crate::scenario::{Load, OUTPUT};
 use crate::watch::{Wants, Watch};
 
 /// Where the figures of one run go. They are beside the settings, because they do not change what is measured.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = OUTPUT)]
 pub(crate) struct Outputs {
     /// Write a page with the figures and plots, which needs nothing else
     #[arg(long, value_name = "FILE")]
@@ -44,9 +47,7 @@ impl Outputs {
         self.each_has_its_own(load)?;
         // Before any file is emptied: it may be one that is written at the end.
         let earlier = self.against.as_deref().map(Earlier::read).transpose()?;
-        if let Some(path) = &load.json {
-            writable(path)?;
-        }
+        check_writable(load.json.as_deref())?;
         for path in [&self.html, &self.csv].into_iter().flatten() {
             write(path, "")?;
         }
@@ -102,19 +103,29 @@ impl Outputs {
     }
 }
 
-/// Whether a result can be written to a path, which a run without a result leaves as it was.
-///
-/// # Errors
-/// It cannot.
-pub(crate) fn writable(path: &Path) -> Outcome<()> {
+/// Fails where a file cannot be written, before the run whose result it is to have. What it holds is left alone, since
+/// it may be the earlier result of `--against`.
+pub(crate) fn check_writable(path: Option<&Path>) -> Outcome<()> {
+    let Some(path) = path else { return Ok(()) };
+    let failed = |error| Failure::new(format!("{}: {error}", path.display()));
     let is_new = !path.exists();
-    let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    let opened = opened.map_err(|error| Failure::new(format!("{}: {error}", path.display())));
-    if is_new && opened.is_ok() {
-        // It is there again when there is something to write.
-        let _ = std::fs::remove_file(path);
+    if !is_new && !path.is_file() {
+        // A pipe would be at its end when this closes it.
+        return Ok(());
     }
-    opened.map(drop)
+    OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
+    if is_new { std::fs::remove_file(path).map_err(failed) } else { Ok(()) }
+}
+
+/// Writes what is known so far as JSON. A pipe or a terminal gets the result only.
+pub(crate) fn write_so_far(path: &Path, value: &impl Serialize) -> Outcome<()> {
+    if path.is_file() || !path.exists() { write_json(path, value) } else { Ok(()) }
+}
+
+/// Writes a result as JSON.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Outcome<()> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::new(format!("JSON: {error}")))?;
+    write(path, &(text + "\n"))
 }
 
 fn write(path: &Path, text: &str) -> Outcome<()> {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::baseline::InFull;
 use crate::compare::{Wanted, all_contenders};
 use crate::failure::{Failure, Outcome};
+use crate::outputs::{check_writable, write_json};
 use crate::report::figure;
 use crate::sample::{self, Server, kernel};
 use crate::sources::Sources;
@@ -79,6 +80,7 @@ pub(crate) struct Stop {
 
 impl Refusal {
     pub(crate) fn run(self) -> Outcome<Stop> {
+        check_writable(self.json.as_deref())?;
         let wanted = Wanted { fanfare: self.fanfare.as_deref(), fanfare_axum: None, set: &self.set };
         let all = all_contenders(wanted)?;
         let names = all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", ");
@@ -122,7 +124,7 @@ impl Refusal {
             limits,
         };
         if let Some(path) = &self.json {
-            crate::write_json(path, &stop)?;
+            write_json(path, &stop)?;
         }
         Ok(stop)
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cores::Cores;
 use crate::failure::{Failure, Outcome};
+use crate::report::units;
 use crate::sys;
 
 /// A process and all that it started: nginx works in children, not in the process that was named.
@@ -112,7 +113,7 @@ impl Server {
     /// Why its memory cannot be told, where that is so: another user's process shows its CPU, not its memory.
     pub(crate) fn memory_refusal(self) -> Option<String> {
         self.pids().into_iter().map(rollup).find_map(|path| match fs::read_to_string(&path) {
-            // Who has ended meanwhile is no refusal.
+            // A process that has ended meanwhile is no refusal.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 Some(format!("{path}: {error}"))
             }
@@ -213,7 +214,7 @@ pub(crate) fn machine() -> String {
     format!(
         "{cores} cores, {}, {} of memory, Linux {}",
         processor().unwrap_or_else(unknown),
-        memory_bytes().map_or_else(unknown, |bytes| format!("{} kB", bytes / 1024)),
+        memory_bytes().map_or_else(unknown, |bytes| units::bytes(bytes as f64)),
         kernel.trim()
     )
 }

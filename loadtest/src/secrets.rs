@@ -7,7 +7,20 @@ const HIDDEN: &str = "***";
 /// Whether a header, a parameter of a URL or an option of this name holds a secret.
 fn is_secret(name: &str) -> bool {
     let name = name.trim().trim_start_matches('-').to_ascii_lowercase();
-    ["auth", "cookie", "key", "token", "secret", "password", "jwt"].iter().any(|part| name.contains(part))
+    const PARTS: [&str; 11] = [
+        "auth",
+        "cookie",
+        "credential",
+        "jwt",
+        "key",
+        "passwd",
+        "password",
+        "secret",
+        "session",
+        "signature",
+        "token",
+    ];
+    PARTS.iter().any(|part| name.contains(part))
 }
 
 /// `Name: value`, without the value where the name is that of a secret.
@@ -124,6 +137,7 @@ mod tests {
     fn values_that_are_secret_are_hidden() {
         assert_eq!(header("Authorization: Bearer abc"), "Authorization: ***");
         assert_eq!(header("X-API-Key: abc"), "X-API-Key: ***");
+        assert_eq!(header("X-Session-Id: abc"), "X-Session-Id: ***");
         assert_eq!(header("set-cookie:a=b"), "set-cookie: ***");
         assert_eq!(header("Content-Type: text/plain"), "Content-Type: text/plain");
         assert_eq!(url("http://h:1/a?topic=b&access_token=c&d"), "http://h:1/a?topic=b&access_token=***&d");

@@ -1,7 +1,7 @@
 //! The event stream format, read line by line as the HTML standard says (section 9.2.6), keeping nothing
 //! between reads unless a read ends inside an event. What a server can make it keep is bounded.
 
-use crate::sys;
+use memchr::memchr;
 
 /// The byte order mark.
 const MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -161,9 +161,9 @@ impl Stream {
                 self.after_carriage_return = false;
                 bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
             }
-            let mut end = sys::find_byte(bytes, b'\n');
+            let mut end = memchr(b'\n', bytes);
             // A line also ends at a lone carriage return.
-            if let Some(at) = sys::find_byte(&bytes[..end.unwrap_or(bytes.len())], b'\r') {
+            if let Some(at) = memchr(b'\r', &bytes[..end.unwrap_or(bytes.len())]) {
                 end = Some(at);
                 self.after_carriage_return = true;
             }
@@ -228,7 +228,7 @@ impl Stream {
             rest.end_event();
             return Ok(());
         }
-        let (name, value) = match sys::find_byte(line, b':') {
+        let (name, value) = match memchr(b':', line) {
             Some(colon) => {
                 let value = &line[colon + 1..];
                 (&line[..colon], value.strip_prefix(b" ").unwrap_or(value))

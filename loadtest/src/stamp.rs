@@ -7,9 +7,8 @@
 use std::io::Write;
 
 use clap::ValueEnum;
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
-
-use crate::sys;
 
 const OPENING: &[u8] = b"~fl";
 const ENDING: u8 = b'!';
@@ -100,7 +99,7 @@ fn checksum(stamp: &[u8], at: usize) -> u32 {
 /// Appends the stamps of a piece of data to `into`, and returns how many were cut short or changed.
 pub(crate) fn scan(mut data: &[u8], into: &mut Vec<Stamp>) -> u64 {
     let mut damaged = 0;
-    while let Some(at) = sys::find_bytes(data, OPENING) {
+    while let Some(at) = memmem::find(data, OPENING) {
         data = &data[at..];
         match parse(data) {
             Some((stamp, length)) => {

@@ -21,7 +21,7 @@ pub(crate) struct Steered(Vec<(&'static str, String)>);
 impl Steered {
     /// Has loopback's receive work done on one core, as if the server were behind a network card.
     pub(crate) fn to(core: usize) -> Outcome<Steered> {
-        let mask = format!("{:x}", 1u64 << core.min(63));
+        let mask = mask_of(core);
         sys::HAS_TO_TIDY.store(true, Ordering::Relaxed);
         let mut steered = Steered(Vec::new());
         // A network namespace has an lo of its own but not the backlog, which is the machine's: there, who
@@ -37,13 +37,18 @@ impl Steered {
             let before = change().map_err(|error| {
                 Failure::new(format!("--steered needs to write {path}: {error}; run it as root"))
             })?;
-            // Who set it to the same before us will put it back.
+            // A program that set it to the same value before will put it back.
             if before != value {
                 steered.0.push((path, before));
             }
         }
         Ok(steered)
     }
+}
+
+/// One core as the kernel's masks have it: groups of 32 bits in hexadecimal, the highest one first.
+fn mask_of(core: usize) -> String {
+    format!("{:x}{}", 1u32 << (core % 32), ",00000000".repeat(core / 32))
 }
 
 impl Drop for Steered {
@@ -112,6 +117,13 @@ mod tests {
 
     fn load(server: &[usize], client: &[usize]) -> Load {
         Load { server_cores: server.to_vec(), client_cores: client.to_vec(), ..Load::default() }
+    }
+
+    /// Each core above the 64th was taken for the 64th.
+    #[test]
+    fn every_core_has_a_mask_of_its_own() {
+        let masks = [0, 1, 31, 32, 70].map(mask_of);
+        assert_eq!(masks, ["1", "2", "80000000", "1,00000000", "40,00000000,00000000"]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Lists {
     }
 }
 
-/// What makes up the requests.
+/// What the requests are made of.
 #[cfg(test)]
 pub(crate) struct Sources<'a> {
     pub(crate) template: &'a Template,

@@ -138,22 +138,6 @@ pub(crate) fn kill_group(leader: u32) {
     let _ = unsafe { libc::killpg(leader as libc::pid_t, libc::SIGKILL) };
 }
 
-/// First position of a byte.
-pub(crate) fn find_byte(haystack: &[u8], byte: u8) -> Option<usize> {
-    // SAFETY: the pointer and the length are those of one live slice.
-    let found = unsafe { libc::memchr(haystack.as_ptr().cast(), i32::from(byte), haystack.len()) };
-    (!found.is_null()).then(|| found as usize - haystack.as_ptr() as usize)
-}
-
-/// First position of a byte string.
-pub(crate) fn find_bytes(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    // SAFETY: both pointers and lengths are those of live slices.
-    let found = unsafe {
-        libc::memmem(haystack.as_ptr().cast(), haystack.len(), needle.as_ptr().cast(), needle.len())
-    };
-    (!found.is_null()).then(|| found as usize - haystack.as_ptr() as usize)
-}
-
 /// Starts a non-blocking connect. `Ok(true)`: it is connected already, which is usual on loopback.
 pub(crate) fn connect(
     target: SocketAddr,
@@ -226,7 +210,7 @@ pub(crate) struct Waker(OwnedFd);
 impl Waker {
     /// To be made before the descriptor tables part ways: its number is then the same in all of them.
     pub(crate) fn new() -> io::Result<Waker> {
-        // SAFETY: eventfd returns a new descriptor that nobody else owns.
+        // SAFETY: eventfd returns a new descriptor that has no other owner.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
         // SAFETY: as above.
         Ok(Waker(unsafe { OwnedFd::from_raw_fd(fd) }))
@@ -266,7 +250,7 @@ static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 pub(crate) static HAS_TO_TIDY: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn on_interrupt(_: libc::c_int) {
-    // The second Ctrl-C ends the process at once: somebody means it.
+    // The second Ctrl-C ends the process at once, because the first one was too slow for its user.
     if INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0 && !HAS_TO_TIDY.load(Ordering::Relaxed) {
         // SAFETY: _exit is async-signal-safe.
         unsafe { libc::_exit(130) };
@@ -285,7 +269,7 @@ pub(crate) fn note_interrupts() {
     }
 }
 
-/// Whether somebody asked the run to end.
+/// Whether the run was asked to end.
 pub(crate) fn interrupted() -> bool {
     INTERRUPTS.load(Ordering::Relaxed) > 0
 }

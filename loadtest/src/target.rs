@@ -269,7 +269,7 @@ pub(crate) enum Dialect {
 /// How a server is spoken to.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestTemplates {
-    /// Asked once per topic before anybody subscribes.
+    /// Asked once per topic before the first subscription.
     pub(crate) prepare: Option<Template>,
     pub(crate) subscribe: Template,
     pub(crate) publish: Template,

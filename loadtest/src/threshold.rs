@@ -287,6 +287,7 @@ mod tests {
             ("latency", "last_subscriber_p99"),
             ("p99>50", "unit"),
             ("p99>50MiB", "ms"),
+            ("p99>1,5ms", "1.5"),
             ("lost>5ms", "number"),
             ("p99=50ms", ">="),
             ("p99", "p99>50ms"),

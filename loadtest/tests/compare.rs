@@ -103,7 +103,7 @@ fn who_cannot_take_part_is_named() {
     let verdict = fake::judge("compare --contenders fanfare-epoll");
     assert_eq!(verdict.code, 2);
     assert!(
-        verdict.complaint.contains("--fanfare") && verdict.complaint.contains("nobody"),
+        verdict.complaint.contains("--fanfare") && verdict.complaint.contains("no contender can take part"),
         "{}",
         verdict.complaint
     );
@@ -254,4 +254,19 @@ fn a_server_is_filled_until_it_refuses_and_the_limit_is_named() {
     let output = filled("nobody");
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && told.contains("durable-streams"), "{told}");
+}
+
+/// All rows were of the one server that was named, or the option was ignored.
+#[test]
+fn a_comparison_takes_no_server_from_elsewhere() {
+    let run = "compare --contenders bare --rounds 1 -n 2 -d 200ms";
+    for (option, value) in [
+        ("--url", "http://127.0.0.1:9"),
+        ("--subscribe-url", "http://127.0.0.1:9/events"),
+        ("--publish-header", "X-Key:1"),
+        ("--server-pid", "1"),
+    ] {
+        let verdict = fake::judge(&format!("{run} {option} {value}"));
+        assert!(verdict.code == 2 && verdict.complaint.contains(option), "{option}: {}", verdict.complaint);
+    }
 }

@@ -1,7 +1,11 @@
 //! The search for what a server holds.
 
+#![allow(clippy::unwrap_used, reason = "what cannot be read is a failed test")]
+
 mod fake;
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use fake::{Behaviour, Fake};
@@ -71,4 +75,47 @@ fn a_threshold_ends_the_search_and_bounds_do() {
 fn a_server_that_is_not_there_is_no_step() {
     let verdict = fake::judge("find -n 5 -d 200ms --server plain --url http://127.0.0.1:9");
     assert_eq!((verdict.code, verdict.json.is_null()), (2, true), "{}", verdict.complaint);
+}
+
+/// The result was written at the end only, and a step whose server had gone was a limit of the client's machine: the
+/// answer was that the server holds at least as much as before it died.
+#[test]
+fn a_server_that_is_gone_ends_the_search_and_what_was_found_is_written() {
+    let fake = Fake::start(Behaviour::default());
+    let mut server = Command::new("sleep").arg("600").spawn().unwrap();
+    let file = fake::scratch("found.json");
+    let arguments = format!(
+        "find -n 2 -r 20 -d 200ms --most 100 --server plain --url http://{} --server-pid {}",
+        fake.address,
+        server.id()
+    );
+    let mut command = fake::command();
+    command.args(arguments.split_whitespace()).arg("--json").arg(&file).stderr(Stdio::piped());
+    let mut search = command.stdout(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(search.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.starts_with("step 1: 2 streams: held")));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    // It is written right after the line.
+    let so_far = loop {
+        match std::fs::read_to_string(&file).map(|text| serde_json::from_str::<serde_json::Value>(&text)) {
+            Ok(Ok(found)) => break found,
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    assert_eq!((&so_far["partial"], &so_far["held"]), (&true.into(), &2.0.into()), "{so_far}");
+
+    let told: Vec<String> = said.collect();
+    let code = search.wait().unwrap().code();
+    let found: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(
+        (code, &found["held"], &found["did_not_hold"]),
+        (Some(0), &2.0.into(), &4.0.into()),
+        "{told:?}"
+    );
+    assert_eq!((&found["at_least"], &found["limits"]), (&false.into(), &serde_json::json!([])), "{found}");
+    assert_eq!((&found["partial"], found["steps"].as_array().unwrap().len()), (&false.into(), 2), "{found}");
+    assert!(found["ended"].to_string().contains("is the server still running?"), "{found}");
+    assert!(found["failed"].to_string().contains("there is no process"), "{found}");
 }

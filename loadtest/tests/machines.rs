@@ -217,7 +217,7 @@ fn streams_of_agents_come_and_go_in_stages() {
     assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
     assert_eq!(verdict.json["opening"]["streams"], 20);
     assert_eq!(verdict.count("streams_open_at_end"), 5);
-    // Whoever came second gets nothing any more.
+    // The one that came second gets nothing any more.
     let fake = mischievous(|subscriber, event| match (subscriber, event) {
         (1, 50..) => vec![],
         _ => vec![Send::Event(event)],
@@ -459,7 +459,7 @@ fn rest(socket: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Nobody without the token gets more than a greeting, memory, or the attention of the agent for long.
+/// A peer without the token gets a greeting and nothing more: no memory, and no time of the agent.
 #[test]
 fn hostile_bytes_at_an_agents_port_change_nothing() {
     let mut agent = Machine::agent(&[]);
@@ -501,20 +501,22 @@ fn hostile_bytes_at_an_agents_port_change_nothing() {
     ] {
         let mut socket = connect();
         assert_eq!(greeting(&mut socket)["tool"], "fanfare-load");
-        // Who is turned away early cannot send everything.
+        // A peer that is turned away early cannot send everything.
         let _ = socket.write_all(bytes);
         let said = rest(&mut socket);
         assert!(said.is_empty(), "it was answered with `{said}`");
     }
     // A right hello of another version, and one with a proof that was made up.
     for (protocol, proof, expected) in [
-        (99, "00".repeat(32), "same on all machines"),
-        (1, "00".repeat(32), "the token is not the one"),
-        (1, String::new(), "the token is not the one"),
-        (1, "ü".repeat(16), "the token is not the one"),
+        (Some(99), "00".repeat(32), "same on all machines"),
+        (None, "00".repeat(32), "the token is not the one"),
+        (None, String::new(), "the token is not the one"),
+        (None, "ü".repeat(16), "the token is not the one"),
     ] {
         let mut socket = connect();
-        let version = greeting(&mut socket)["version"].clone();
+        let greeted = greeting(&mut socket);
+        let version = greeted["version"].clone();
+        let protocol = protocol.map_or(greeted["protocol"].clone(), serde_json::Value::from);
         let hello = serde_json::json!({
             "tool": "fanfare-load", "protocol": protocol, "version": version, "role": "Agent",
             "nonce": "00", "proof": proof,

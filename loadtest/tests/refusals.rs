@@ -126,6 +126,7 @@ fn what_cannot_work_is_said_before_it_starts() {
         ("churn --per-second=-5", "--per-second -5"),
         ("churn --per-second inf", "--per-second inf"),
         ("mixed --small 1000", "--small"),
+        ("mixed --small-rate inf", "--small-rate"),
         ("fanout --publish-header nonsense", "Name: value"),
     ] {
         let verdict = judge(arguments);
@@ -134,7 +135,7 @@ fn what_cannot_work_is_said_before_it_starts() {
     }
 }
 
-/// One was named, whoever raised it was shown the next.
+/// Only one was named; a user who raised it was shown the next.
 #[test]
 fn each_limit_that_is_too_low_is_named() {
     let verdict = judge("fanout -n 9000000 --threads 1 --sources 127.0.0.2");
@@ -165,7 +166,7 @@ fn a_limit_that_may_spoil_the_run_is_named_before_it() {
     assert!(told.lines().count() > 1 && output.status.code() == Some(1), "{told}");
 }
 
-/// Nobody to subscribe was a panic, from a file and from `compare`.
+/// No subscribers were a panic, from a file and from `compare`.
 #[test]
 fn a_run_without_subscribers_is_refused() {
     let file = fake::scratch("scenario.toml");
@@ -188,4 +189,16 @@ fn a_wrong_key_in_a_scenario_file_is_named_with_the_right_ones() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(told.contains("`subscribrs`") && told.contains("`subscribers`"), "{told}");
+}
+
+/// The range was that of the command line alone: a file could ask for a thread for each topic.
+#[test]
+fn ranges_hold_in_a_scenario_file_too() {
+    let file = fake::scratch("scenario.toml");
+    std::fs::write(&file, "scenario = \"topics\"\npublishers = 100000\nurl = \"http://127.0.0.1:9\"\n")
+        .unwrap();
+    let output = fake::command().arg("run").arg(&file).output().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && told.contains("--publishers 100000"), "{told}");
 }

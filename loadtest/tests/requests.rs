@@ -41,6 +41,8 @@ fn each_subscriber_can_have_a_url_of_its_own() {
     let verdict = judge(&format!("idle -n 5 -d 200ms --subscribe-urls {}", urls.display()));
     std::fs::remove_file(&urls).unwrap();
     assert_eq!(verdict.code, 0, "{}", verdict.complaint);
+    // The report named 127.0.0.1:8844, where nothing was asked.
+    assert_eq!(verdict.json["name"], format!("the URLs of {}", urls.display()));
     let first_lines = |fake: &Fake| -> Vec<String> {
         fake.subscriptions().iter().map(|text| text.lines().next().unwrap().to_owned()).collect()
     };
@@ -92,6 +94,20 @@ fn popular_topics_have_many_streams() {
     let subscriptions = fake.subscriptions();
     let of = |name: &str| subscriptions.iter().filter(|text| text.contains(name)).count();
     assert!(of("/load-0 ") > 10 && of("/load-0 ") > of("/load-5 "), "{} {}", of("/load-0 "), of("/load-5 "));
+}
+
+/// A server with TLS that closes a connection after a while without requests ended the run with "did it die?".
+#[test]
+fn a_publishers_connection_with_tls_that_was_closed_meanwhile_is_opened_again() {
+    let fake = Fake::start(Behaviour { impatient: true, ..Behaviour::default() });
+    let proxy = Proxy::start(fake.address);
+    let verdict = judge(&format!(
+        "fanout -n 3 -r 10 -d 500ms --server plain --url https://{} --ca {}",
+        proxy.address,
+        proxy.certificate.display()
+    ));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.count("deliveries"), 3 * 6);
 }
 
 #[test]
@@ -201,6 +217,11 @@ fn streams_share_connections_of_http2() {
     ] {
         let verdict = run(&fake, &url, scenario);
         assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{scenario}: {}", verdict.complaint);
+        if scenario.starts_with("slow") {
+            // It was said to be nothing, although up to a megabyte of each stream waits in the client.
+            assert!(verdict.json["slow_waiting_bytes"].is_null(), "{}", verdict.json);
+            assert!(verdict.json["notes"].to_string().contains("over HTTP/2 a stalled reader takes 1 MiB"));
+        }
     }
     // A server that does not speak it.
     let verdict = judge(&format!(

@@ -230,7 +230,7 @@ fn the_scenario_files_that_are_shipped_are_understood() {
     let files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 10);
     for file in files {
-        // Nobody listens on port 9, so what was understood fails with that.
+        // Nothing listens on port 9, so a file that was understood fails with that.
         let verdict = fake::judge(&format!("run {} --url http://127.0.0.1:9", file.display()));
         assert!(verdict.complaint.contains("nothing listens"), "{}: {}", file.display(), verdict.complaint);
     }

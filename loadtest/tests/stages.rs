@@ -51,7 +51,7 @@ fn what_a_subscriber_of_a_stage_misses_is_lost() {
     assert!((1..150).contains(&verdict.count("lost")), "{}", verdict.complaint);
 }
 
-/// Whoever leaves while a delivery is under way gets it first.
+/// A subscriber that leaves while a delivery is under way gets it first.
 #[test]
 fn a_slow_server_loses_nothing_at_the_end_of_a_stage() {
     let delay = |_| Duration::from_millis(100);
@@ -83,6 +83,36 @@ fn many_threads_share_the_stages() {
     let verdict = fake.judge("topics -r 100 --threads 3 --stage 1s:7 --stage 1s:2");
     assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
     assert_eq!((verdict.count("streams_open_at_end"), verdict.count("tried_out")), (2, 7));
+}
+
+/// Only the first topic of a stream was counted from its first event on: of the others everything that was
+/// published before a subscriber came was lost, and everything that a leaver's place had missed.
+#[test]
+fn all_topics_of_a_stream_follow_the_stages() {
+    let run = "topics --topics 6 --per-stream 3 -r 60 --patience 500ms --subscribe-url http://ADDRESS/events/{topics:,} \
+               --stage 1s:20 --stage 2s:20 --stage 500ms:4 --stage 1s:12 --stage 500ms:4";
+    let judge = |fake: Fake| fake.judge(&run.replace("ADDRESS", &fake.address.to_string()));
+    let verdict = judge(Fake::start(Behaviour::default()));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.count("streams_open_at_end"), 4);
+    assert!(verdict.count("deliveries") > 500, "{}", verdict.json);
+
+    // Six events, of the six topics in turn, at a time when no subscriber comes or goes.
+    let verdict = judge(mischievous(|subscriber, event| match (subscriber, event) {
+        (13, 126..132) => vec![],
+        _ => vec![Send::Event(event)],
+    }));
+    assert_eq!((verdict.code, verdict.faults()), (1, [3, 0, 0, 0]), "{}", verdict.complaint);
+}
+
+/// Only one of twenty streams was to be open by then, so nineteen were said to have ended with the server.
+#[test]
+fn a_refused_publish_before_the_first_stage_is_no_server_that_died() {
+    let fake = Fake::start(Behaviour { publish_status: "403 Forbidden", ..Behaviour::default() });
+    let verdict = fake.judge(RUN);
+    assert_eq!(verdict.code, 1);
+    let told = &verdict.complaint;
+    assert!(told.contains("403") && !told.contains("died"), "{told}");
 }
 
 #[test]

@@ -204,6 +204,22 @@ fn ids_that_name_two_events_or_are_missing_are_wrong() {
     assert_eq!((verdict.code, &verdict.json["ids"]["with"]), (0, &(4 * 16).into()), "{}", verdict.complaint);
 }
 
+/// A name that is too long to be shown whole was counted only until sixteen names were known.
+#[test]
+fn long_names_are_counted_like_others() {
+    const LONG: &str = "a-name-that-goes-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on";
+    const NAMES: [&str; 16] =
+        [LONG, "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
+    const IDS: [&str; 4] = ["1", "2", "3", "4"];
+    let fake = mischievous(|_, event| vec![Send::Named(event, IDS[event / 16 % 4], NAMES[event % 16])]);
+    // 48 events, and one before them.
+    let verdict = fake.judge("fanout -n 1 -r 80 -d 600ms");
+    let names = verdict.json["event_names"].as_object().unwrap();
+    let counts: Vec<u64> = names.values().map(|count| count.as_u64().unwrap()).collect();
+    assert_eq!((counts.len(), counts.iter().sum::<u64>()), (16, 49), "{names:?}");
+    assert!(names.keys().any(|name| LONG.starts_with(name.trim_end_matches('.'))), "{names:?}");
+}
+
 /// Each topic was tried but only one event was published to the first ones, and none where there were many.
 #[test]
 fn each_topic_is_tried_on_each_stream() {
@@ -278,6 +294,26 @@ fn a_stream_that_nobody_publishes_to_is_listened_to() {
     let verdict = judge(&format!("listen --once -n 2 -d 5s --subscribe-url http://{}/", fake.address));
     assert_eq!(verdict.code, 1);
     assert!(verdict.complaint.contains("2 streams were cut in the middle"), "{}", verdict.complaint);
+}
+
+/// Events of another load test had neither a time nor an id, and data in which `~fl` happened to stand was damaged.
+#[test]
+fn events_that_look_like_those_of_a_load_test_are_listened_to_like_others() {
+    let tick = Duration::from_millis(50);
+    let script = vec![
+        (
+            tick,
+            "id: 1\ndata: ~fl0000002a.0.7.123456.84.9d73f291.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!\n\n",
+        ),
+        (tick, "id: 2\ndata: the ~flavour of the day\n\n"),
+    ];
+    let fake = Fake::start(Behaviour { script: Some(script), ..Behaviour::default() });
+    let verdict = judge(&format!("listen --once -n 3 -d 20s --subscribe-url http://{}/", fake.address));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(
+        (&verdict.json["ids"]["with"], &verdict.json["listened"]["gap_ms"]["count"]),
+        (&6.into(), &3.into())
+    );
 }
 
 /// `idle` waited for an event of its own, so the memory of such a server could not be measured.
@@ -392,4 +428,56 @@ fn streams_that_end_at_once_do_not_hold_the_begin_of_a_run() {
     assert_eq!(verdict.code, 1);
     assert!(verdict.complaint.contains("no event came"), "{}", verdict.complaint);
     assert!(verdict.count("streams_ended") >= 5, "{}", verdict.json);
+}
+
+/// A stream that was refused and opened a moment later was counted twice: as failed, and as open. So the opening was
+/// over before the others were open, and what was published until then was lost for them.
+#[test]
+fn streams_that_are_opened_at_a_later_attempt_are_counted_once() {
+    let fake = Fake::start(Behaviour { refuses_first: 3, ..Behaviour::default() });
+    let run = "fanout -n 6 -r 50 --threads 1 --count-errors";
+    let verdict = fake.judge(&format!("{run} -d 300ms --connect-rate 3 --retry 10ms"));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!((&verdict.json["errors"]["status 503"], verdict.count("deliveries")), (&3.into(), 6 * 16));
+    assert_eq!((verdict.count("streams_ended"), verdict.count("streams_reopened")), (0, 0));
+
+    // Those that come while events are published have lost nothing that was published before.
+    let fake = Fake::start(Behaviour { refuses_first: 3, ..Behaviour::default() });
+    let verdict = fake.judge(&format!("{run} --connect-rate 1000 --retry 1s -d 2s"));
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert!(verdict.count("deliveries") < 6 * 101, "{}", verdict.json);
+}
+
+/// With one event the publisher was done before the readers were to stall, and the run was valid.
+#[test]
+fn a_run_in_which_no_reader_stalled_shows_nothing() {
+    let verdict = Fake::start(Behaviour::default()).judge("slow -n 10 -r 1 -d 1s");
+    assert_eq!(verdict.code, 1, "{}", verdict.json);
+    assert!(verdict.complaint.contains("no reader stalled"), "{}", verdict.complaint);
+}
+
+/// An event that no subscriber got was not among those that did not reach everybody.
+#[test]
+fn events_that_reach_some_or_none_are_incomplete() {
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (_, 5) | (2, 9) => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge("fanout -n 5 -r 50 -d 300ms --patience 300ms");
+    assert_eq!((verdict.faults(), verdict.count("incomplete_events")), ([6, 0, 0, 0], 2), "{}", verdict.json);
+}
+
+/// Streams that the server had ended before the storm, and that were opened again, counted as back already.
+#[test]
+fn all_are_back_when_the_last_one_is() {
+    let mischief = |subscriber, event| match (subscriber, event) {
+        (0..5, 3) => vec![Send::Event(event), Send::Hangup],
+        _ => vec![Send::Event(event)],
+    };
+    let fake = Fake::start(Behaviour { mischief: Box::new(mischief), replays: true, ..Behaviour::default() });
+    // Ten streams at five a second.
+    let verdict = fake.judge("storm -n 10 -r 20 -d 6s --threads 1 --connect-rate 5 --retry 10ms");
+    assert_eq!((verdict.code, verdict.count("streams_ended")), (0, 5), "{}", verdict.complaint);
+    let back = verdict.json["storm_all_back_ms"].as_f64().unwrap();
+    assert!(back >= 1_400.0, "{back}");
 }

@@ -43,6 +43,6 @@ async fn subscribe(
 }
 
 async fn publish(State(events): State<Sender<String>>, body: String) {
-    // An error says that nobody listens.
+    // An error says that there is no subscriber.
     let _ = events.send(body);
 }

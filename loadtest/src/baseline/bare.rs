@@ -100,7 +100,7 @@ fn publish(data: &[u8], jobs: &[Sender<Job>]) {
         let _ = table.send((frame.clone(), sent.clone()));
     }
     drop(sent);
-    // Ends with an error when the last of them is dropped: nobody sends anything here.
+    // Ends with an error when the last sender is dropped: nothing is sent here.
     let _ = all_sent.recv();
 }
 

@@ -104,7 +104,7 @@ pub(crate) struct Settings {
     version_commands: Vec<VersionCommand>,
     /// What it cannot do that the others can.
     pub(crate) cannot: String,
-    /// What somebody who knows it well would object to in its settings, or in the comparison.
+    /// What an expert on it would object to in its settings, or in the comparison.
     pub(crate) objections: Vec<String>,
     /// The files by name.
     #[serde(skip)]

@@ -91,7 +91,7 @@ fn accept(listener: &TcpListener, mut room: u64, subscribers: &Subscribers, queu
     while room > 0 || private.is_err() {
         let accepted = listener.accept().and_then(|(socket, _)| {
             let subscribers = subscribers.clone();
-            // A connection's error ends the connection, and nobody else cares.
+            // A connection's error ends that connection alone.
             let run = move || drop(connection(&socket, &subscribers, queue));
             std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run)
         });

@@ -1,6 +1,7 @@
 //! What the `id` fields of a server are good for: are they there, does each name one event, and do they rise?
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// What was seen of ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,18 +34,12 @@ impl IdFigures {
 /// The id of one event, in short. All zero: it has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct EventId {
+    /// The first bytes of its SHA-256.
     hash: u64,
-    /// Of what stands before the number at its end.
+    /// The CRC-32 of what stands before the number at its end.
     beginning: u32,
     /// The number at its end; 0 where there is none.
     number: u64,
-}
-
-/// FNV-1a: an id is short, and each event's is looked at once in a thread.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 /// What stands before the number at the end of an id, and the number.
@@ -57,7 +52,10 @@ fn take_apart(id: &[u8]) -> Option<(&[u8], u64)> {
 impl EventId {
     pub(crate) fn of(id: &[u8]) -> EventId {
         let (beginning, number) = take_apart(id).unwrap_or((id, 0));
-        EventId { hash: hash(id).max(1), beginning: hash(beginning) as u32, number }
+        // The ids of two events are to have one hash only where they are equal, and the same one on each machine.
+        let digest = Sha256::digest(id);
+        let hash = digest.first_chunk().map_or(1, |first| u64::from_le_bytes(*first));
+        EventId { hash: hash.max(1), beginning: crc32fast::hash(beginning), number }
     }
 
     /// Bytes of [`Self::to_bytes`].

@@ -16,7 +16,9 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use ids::IdFigures;
-pub(crate) use observations::{Observations, Spread, ThreadObservations, Timings, record, timings};
+pub(crate) use observations::{
+    EVENTS_WATCHED, Observations, Spread, ThreadObservations, Timings, record, timings,
+};
 pub(crate) use series::{Second, Series};
 pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
 
@@ -194,8 +196,9 @@ struct Control {
     waker: Waker,
     open: AtomicU64,
     opened: AtomicU64,
-    /// Subscribers whose first stream could not be opened, and those whose stream ended for good.
+    /// Subscribers whose first stream could not be opened, and that have not had one since.
     failed: AtomicU64,
+    /// Subscribers whose stream ended and is not opened again.
     over: AtomicU64,
     delivered: AtomicU64,
     damaged: AtomicU64,
@@ -317,7 +320,7 @@ impl Crowd {
         self.sum(|control| &control.open)
     }
 
-    /// Subscribers whose first stream could not be opened.
+    /// Subscribers whose first stream could not be opened, and that have not had one since.
     pub(crate) fn failed(&self) -> u64 {
         self.sum(|control| &control.failed)
     }

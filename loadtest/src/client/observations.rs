@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{self, EventId, IdFigures};
 use super::series::Series;
-use super::subscriber::{OtherTopic, State, Subscriber};
+use super::subscriber::{Account, NOTHING_OWED, OtherTopic, State, Subscriber};
 use super::{Plan, SeenSoFar, transfer};
 use crate::clock;
 use crate::distributed::Offset;
 use crate::failure::excerpt;
-use crate::sequence::{Faults, Seen, Sequence};
+use crate::sequence::{Faults, Seen};
 use crate::sse::{Event, Sink};
 use crate::stamp::{self, Stamp};
 
@@ -50,7 +50,7 @@ pub(crate) fn record(timings: &mut Timings, ns: u64) {
 /// Beyond so many topics an event's last subscriber is not looked for: there are few per topic then.
 const TOPICS_WATCHED: u32 = 16;
 /// Events whose last subscriber is looked for, per topic.
-const EVENTS_WATCHED: u64 = 2_000_000;
+pub(crate) const EVENTS_WATCHED: u64 = 2_000_000;
 /// Names of events that are told apart.
 const NAMES: usize = 16;
 /// A comment that comes sooner after the response head belongs to the answer and is no heartbeat.
@@ -269,10 +269,14 @@ impl Recorder {
     /// Closes a subscriber's account: what it was owed of the events published to its topics is there or lost.
     pub(super) fn settle(&mut self, subscriber: &mut Subscriber, published: impl Fn(u32) -> u64) {
         self.observations.faults[usize::from(subscriber.group)].lost += subscriber.lost(published);
-        self.observations.missed_away += subscriber.settle_skipped();
+        for account in subscriber.accounts() {
+            if *account.skips && *account.owed_from != NOTHING_OWED {
+                self.observations.missed_away += account.sequence.skip_to(u64::from(*account.owed_from));
+            }
+        }
     }
 
-    /// A server that sends an event that nobody has published, with a number of its own, changes it.
+    /// A server that sends an event that was not published, with a number of its own, changes it.
     pub(super) fn take_back_invented(&mut self, subscriber: &mut Subscriber, published: impl Fn(u32) -> u64) {
         self.observations.faults[usize::from(subscriber.group)].damaged += subscriber.invented(published);
     }
@@ -299,11 +303,16 @@ impl Recorder {
 
     fn name(&mut self, name: &[u8]) {
         let names = &mut self.observations.names;
-        // Nearly always it is there, and no text has to be made.
+        // Nearly always it is there as it came, and no text has to be made.
         if let Some(count) = std::str::from_utf8(name).ok().and_then(|name| names.get_mut(name)) {
             *count += 1;
+            return;
+        }
+        let shown = excerpt(name);
+        if let Some(count) = names.get_mut(&shown) {
+            *count += 1;
         } else if names.len() < NAMES {
-            *names.entry(excerpt(name)).or_default() += 1;
+            names.insert(shown, 1);
         }
     }
 
@@ -312,28 +321,15 @@ impl Recorder {
             self.observations.foreign += 1;
             return;
         }
-        let named = match id {
-            NamedBy::Its(id, _) => Some(self.id_of(id)),
-            NamedBy::None | NamedBy::Later => None,
+        let is_watched = stamp.topic < self.watched && stamp.sequence < EVENTS_WATCHED;
+        let event_id = match id {
+            NamedBy::Its(id, _) if is_watched => Some(self.id_of(id)),
+            _ => None,
         };
         let arrived = self.offset.translate(now);
         let observations = &mut self.observations;
         let faults = &mut observations.faults[usize::from(subscriber.group)];
-        let known = match &mut subscriber.more {
-            _ if stamp.topic == subscriber.topic => {
-                let Place { sequence, joins, skips, owed_from, .. } = subscriber;
-                Some((&mut **sequence, &mut **joins, &mut **skips, *owed_from))
-            }
-            Some(more) => match more.binary_search_by_key(&stamp.topic, |other| other.topic) {
-                Ok(place) => {
-                    let OtherTopic { sequence, joins, skips, owed_from, .. } = &mut more[place];
-                    Some((sequence, joins, skips, *owed_from))
-                }
-                Err(_) => None,
-            },
-            None => None,
-        };
-        let Some((sequence, joins, skips, owed_from)) = known else {
+        let Some(account) = subscriber.account_of(stamp.topic) else {
             faults.misrouted += 1;
             return;
         };
@@ -344,16 +340,16 @@ impl Recorder {
             faults.damaged += 1;
             return;
         }
-        let owed_from = u64::from(owed_from);
-        if *joins {
-            *joins = false;
-            sequence.start_at(stamp.sequence.min(owed_from));
+        let owed_from = u64::from(*account.owed_from);
+        if *account.joins {
+            *account.joins = false;
+            account.sequence.start_at(stamp.sequence.min(owed_from));
         }
-        if *skips {
-            *skips = false;
-            observations.missed_away += sequence.skip_to(stamp.sequence.min(owed_from));
+        if *account.skips {
+            *account.skips = false;
+            observations.missed_away += account.sequence.skip_to(stamp.sequence.min(owed_from));
         }
-        match sequence.see(stamp.sequence) {
+        match account.sequence.see(stamp.sequence) {
             Seen::New => {}
             Seen::Late => faults.out_of_order += 1,
             Seen::Again => {
@@ -367,14 +363,13 @@ impl Recorder {
             NamedBy::Its(..) | NamedBy::Later => observations.ids.with += 1,
         }
         let latency = arrived.saturating_sub(stamp.intended);
-        let is_watched = stamp.topic < self.watched && stamp.sequence < EVENTS_WATCHED;
         if is_watched {
             let spreads = &mut observations.spreads[stamp.topic as usize];
             let index = stamp.sequence as usize;
             if spreads.len() <= index {
                 spreads.resize(index + 1, Spread::default());
             }
-            if let Some(id) = named {
+            if let Some(id) = event_id {
                 let known = &mut spreads[index].id;
                 if known.is_none() {
                     *known = id;
@@ -383,7 +378,9 @@ impl Recorder {
                 }
             }
         }
-        if let (NamedBy::Its(id, before), false, None) = (id, is_watched, &subscriber.more)
+        if let NamedBy::Its(id, before) = id
+            && !is_watched
+            && subscriber.others.is_empty()
             && id == before
         {
             // Of so many topics not all ids are kept: one is compared with that of the event before.
@@ -405,7 +402,7 @@ impl Recorder {
         }
     }
 
-    /// An event of somebody else, in a run that listens: it is judged by its id, where it has one.
+    /// An event of the server's own, in a run that listens: it is judged by its id, where it has one.
     fn others_event(&mut self, subscriber: &mut Place<'_>, event: &Event<'_>, now: u64) {
         let ticks = self.ticks(now);
         let observations = &mut self.observations;
@@ -437,17 +434,26 @@ impl Recorder {
 
 /// The part of a subscriber that a delivery touches; the rest is in use by the parser meanwhile.
 pub(super) struct Place<'a> {
-    pub(super) topic: u32,
-    pub(super) group: u8,
-    pub(super) joins: &'a mut bool,
-    pub(super) skips: &'a mut bool,
-    pub(super) owed_from: u32,
-    pub(super) sequence: &'a mut Sequence,
+    /// Of the stream's first topic.
+    pub(super) first: Account<'a>,
     /// The other topics of the stream, in order.
-    pub(super) more: Option<&'a mut [OtherTopic]>,
+    pub(super) others: &'a mut [OtherTopic],
+    pub(super) group: u8,
     pub(super) started: u64,
     pub(super) event_at: &'a mut u32,
     pub(super) had_heartbeat: &'a mut bool,
+}
+
+impl Place<'_> {
+    /// What is known of a topic; `None`: the subscriber has not asked for it.
+    fn account_of(&mut self, topic: u32) -> Option<Account<'_>> {
+        if topic == self.first.topic {
+            let Account { topic, sequence, joins, skips, owed_from } = &mut self.first;
+            return Some(Account { topic: *topic, sequence, joins, skips, owed_from });
+        }
+        let place = self.others.binary_search_by_key(&topic, |other| other.topic).ok()?;
+        self.others.get_mut(place).map(OtherTopic::account)
+    }
 }
 
 /// What a subscriber's parser gives its events to during one read; all it reads arrived at `now`.
@@ -459,20 +465,17 @@ pub(super) struct DeliverySink<'a> {
 
 impl Sink for DeliverySink<'_> {
     fn event(&mut self, event: &Event<'_>) {
+        if !event.name.is_empty() {
+            self.recorder.name(event.name);
+        }
         if self.recorder.listens {
-            // Nothing is published, so whatever it looks like, it is somebody else's.
-            if !event.name.is_empty() {
-                self.recorder.name(event.name);
-            }
+            // Nothing is published, so no event is this run's, whatever its data looks like.
             self.recorder.observations.foreign += 1;
             self.recorder.others_event(&mut self.place, event, self.now);
             return;
         }
         let mut stamps = std::mem::take(&mut self.recorder.stamps);
         let damaged = stamp::scan(event.data, &mut stamps);
-        if !event.name.is_empty() {
-            self.recorder.name(event.name);
-        }
         if stamps.is_empty() && damaged == 0 {
             self.recorder.observations.foreign += 1;
         }

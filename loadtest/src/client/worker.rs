@@ -24,16 +24,15 @@ use self::sockets::Sockets;
 use self::transport::{Transport, Turn};
 use self::tun::Tun;
 use super::observations::{Observations, Recorder, ThreadObservations, coarse_timings, record};
-use super::subscriber::{State, Subscriber};
+use super::subscriber::{Account, NOTHING_OWED, State, Subscriber};
 use super::{Command, Common, Control, Plan, lock};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::Failure;
 use crate::sse::Unfinished;
 use crate::sys;
 
-/// Who came back or joined is owed what is published after its stream has been open for so long: a server may
-/// answer a little before it has entered the stream wherever it looks when it publishes. Twice what the first
-/// streams are given.
+/// A subscriber that came back or joined is owed the events that are published after its stream was open for so long:
+/// a server may answer a little before its publishing knows of the stream. It is twice what the first streams are given.
 const OWED_AFTER: u64 = SECOND;
 
 /// Runs until told to finish; without a report when it could not start.
@@ -55,16 +54,16 @@ pub(super) fn run(index: usize, plan: &Plan, common: &Common, control: &Control)
     }
 }
 
-/// How many events of a topic are owed to a subscriber that leaves.
-fn owed_of(owed: &[(u32, u64)]) -> impl Fn(u32) -> u64 {
-    |wanted| owed.iter().find(|(topic, _)| *topic == wanted).map_or(0, |&(_, owed)| owed)
-}
-
 /// A subscriber that is about to leave.
 struct Leaver {
-    /// How many events of each of its topics it has to have, by the number of the topic.
+    /// How many events of each of its topics it has to have, by topic.
     owed: Vec<(u32, u64)>,
     generation: u32,
+}
+
+/// The count of a topic; 0 where it is not among them.
+fn count_of(counts: &[(u32, u64)], topic: u32) -> u64 {
+    counts.binary_search_by_key(&topic, |(topic, _)| *topic).map_or(0, |place| counts[place].1)
 }
 
 struct Worker<'a, T> {
@@ -128,7 +127,7 @@ impl<'a, T: Transport> Worker<'a, T> {
             let mut subscriber = Subscriber::new(group, &topics);
             if number >= plan.admitted {
                 // It will come while events are published.
-                subscriber.join();
+                subscriber.begin_anew();
             }
             subscribers.insert(subscriber);
         }
@@ -209,6 +208,11 @@ impl<'a, T: Transport> Worker<'a, T> {
         (due < u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(clock::now())))
     }
 
+    /// Events of a topic that were published so far.
+    fn published(&self, topic: u32) -> u64 {
+        self.plan.published[topic as usize].load(Ordering::Relaxed)
+    }
+
     fn burst(&self) -> usize {
         (self.plan.connect_burst / self.plan.threads).max(1)
     }
@@ -268,10 +272,9 @@ impl<'a, T: Transport> Worker<'a, T> {
     /// got what was published so far, or has waited for long enough.
     fn begin_to_leave(&mut self, index: usize) {
         let subscriber = &self.subscribers[index];
-        let plan = self.plan;
-        let published = |topic: u32| (topic, plan.published[topic as usize].load(Ordering::Relaxed));
-        let owed: Vec<(u32, u64)> = subscriber.topics().into_iter().map(published).collect();
-        if subscriber.lost(owed_of(&owed)) == 0 {
+        let owed: Vec<(u32, u64)> =
+            subscriber.topics().into_iter().map(|topic| (topic, self.published(topic))).collect();
+        if subscriber.lost(|topic| count_of(&owed, topic)) == 0 {
             return self.leave(index, &owed);
         }
         let until = clock::now() + self.plan.patience_ns;
@@ -283,21 +286,21 @@ impl<'a, T: Transport> Worker<'a, T> {
     pub(super) fn leave_if_done(&mut self, index: usize, time_is_up: bool) {
         let Some(leaver) = self.leaving.get(&(index as u32)) else { return };
         let subscriber = &self.subscribers[index];
+        let has_all = || subscriber.lost(|topic| count_of(&leaver.owed, topic)) == 0;
         if subscriber.generation == leaver.generation
-            && (time_is_up || subscriber.lost(owed_of(&leaver.owed)) == 0)
+            && (time_is_up || has_all())
             && let Some(Leaver { owed, .. }) = self.leaving.remove(&(index as u32))
         {
             self.leave(index, &owed);
         }
     }
 
-    /// It leaves, is judged for what it was owed, and a newcomer takes its place.
+    /// It leaves, is judged for what it was owed of each topic, and a newcomer takes its place.
     fn leave(&mut self, index: usize, owed: &[(u32, u64)]) {
         self.close(index);
         let subscriber = &mut self.subscribers[index];
-        self.recorder.settle(subscriber, owed_of(owed));
-        subscriber.stream = Default::default();
-        subscriber.join();
+        self.recorder.settle(subscriber, |topic| count_of(owed, topic));
+        subscriber.begin_anew();
         if (index as u32) < self.admitted {
             self.queue.push_back(index as u32);
         }
@@ -344,7 +347,7 @@ impl<'a, T: Transport> Worker<'a, T> {
         for index in 0..self.subscribers.len() {
             if self.subscribers[index].state != State::Away {
                 self.close(index);
-                self.subscribers[index].go_away(!self.plan.resume);
+                self.subscribers[index].send_away(self.plan.resume);
                 self.queue.push_back(index as u32);
             }
         }
@@ -398,9 +401,12 @@ impl<'a, T: Transport> Worker<'a, T> {
             && when <= now
         {
             self.joining.pop_front();
-            let (plan, subscriber) = (self.plan, &mut self.subscribers[index as usize]);
+            let subscriber = &mut self.subscribers[index as usize];
             if subscriber.generation == generation {
-                subscriber.owe(|topic| plan.published[topic as usize].load(Ordering::Relaxed));
+                for account in subscriber.accounts().filter(Account::waits) {
+                    let published = self.plan.published[account.topic as usize].load(Ordering::Relaxed);
+                    *account.owed_from = u32::try_from(published).unwrap_or(NOTHING_OWED);
+                }
             }
         }
         while let Some(&(when, index, generation)) = self.leaving_until.front() {
@@ -444,7 +450,10 @@ impl<'a, T: Transport> Worker<'a, T> {
         for (_, subscriber) in &mut self.subscribers {
             let published = |topic: u32| published.get(topic as usize).copied().unwrap_or(0);
             self.recorder.take_back_invented(subscriber, published);
-            self.recorder.settle(subscriber, published);
+            // A stream that was never open is an error and not open at the end, but it has lost nothing.
+            if !subscriber.has_failed() {
+                self.recorder.settle(subscriber, published);
+            }
             self.recorder.at_end(subscriber, now);
         }
         for note in self.transport.notes() {

@@ -27,8 +27,8 @@ const BACKENDS: [&str; 2] = ["epoll", "io-uring"];
 /// The handler of `axum-sse` with a subscription in place of `Sse`.
 const IN_AXUM: &str = "fanfare-axum";
 
-/// Everybody who could take part, in the order of every table.
-fn names() -> Vec<String> {
+/// All contenders, in the order of every table.
+pub(crate) fn names() -> Vec<String> {
     let fanfare = BACKENDS.map(|backend| format!("fanfare-{backend}"));
     let others = BASELINES.into_iter().chain([IN_AXUM]).map(str::to_owned);
     fanfare.into_iter().chain(others).collect()
@@ -50,7 +50,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) set: &'a [String],
 }
 
-/// Everybody who could take part, and why not where that is so. It is an error if a setting is overridden that
+/// All contenders, each with the reason where it cannot take part. It is an error if a setting is overridden that
 /// does not exist.
 pub(crate) fn all_contenders(wanted: Wanted<'_>) -> Outcome<Vec<(String, Outcome<Contender>)>> {
     let names = names();
@@ -234,7 +234,7 @@ mod tests {
             connect_burst: None,
             pipelines: false,
         });
-        // Whoever inherits it may take its time to reap it.
+        // The process that inherits it may take its time to reap it.
         let gone = || match std::fs::read_to_string(format!("/proc/{grandchild}/stat")) {
             Ok(stat) => stat.contains(") Z "),
             Err(_) => true,

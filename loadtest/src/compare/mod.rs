@@ -9,11 +9,14 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use self::contender::Contender;
+#[cfg(test)]
+pub(crate) use self::contender::names;
 pub(crate) use self::contender::{Wanted, all_contenders, place};
 pub(crate) use self::medians::{Figure, RULE};
 use self::medians::{Figures, curve, figures};
 use crate::baseline::InFull;
 use crate::failure::{Failure, Outcome};
+use crate::outputs::{check_writable, write_json, write_so_far};
 use crate::provenance::Provenance;
 use crate::report::{self, Report};
 use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, Topics};
@@ -118,7 +121,7 @@ pub(crate) struct Row {
     /// What it was started with.
     pub(crate) settings_in_full: InFull,
     pub(crate) cannot: String,
-    /// What somebody who knows it well would object to.
+    /// What an expert on it would object to.
     pub(crate) objections: Vec<String>,
     pub(crate) connections: u64,
     /// By the rule of the comparison. A row without a valid round has none.
@@ -200,7 +203,7 @@ pub(crate) struct Comparison {
     /// How the figures of a row are chosen.
     pub(crate) rule: &'static str,
     pub(crate) partial: bool,
-    /// Who could not take part, and why.
+    /// The contenders that could not take part, each with the reason.
     pub(crate) absent: Vec<String>,
     pub(crate) provenance: Provenance,
     pub(crate) rows: Vec<Row>,
@@ -273,11 +276,14 @@ impl Compare {
                 "`compare` starts its servers on this machine, for subscribers on this machine: leave out --agents and --server-watch",
             ));
         }
+        self.check_servers()?;
         for &subscribers in &self.connections {
             // A run is given its contender's process.
             let load = Load { subscribers, server_pid: Some(0), ..self.load.clone() };
             scenario::check(&self.scenario.kind(), &load)?;
         }
+        check_writable(self.load.json.as_deref())?;
+        check_writable(self.html.as_deref())?;
         let provenance = Provenance::begin();
         let (contenders, absent) = self.contenders()?;
         for missing in &absent {
@@ -287,7 +293,7 @@ impl Compare {
         'all: for &connections in &self.connections {
             for round in 0..self.rounds {
                 for turn in 0..contenders.len() {
-                    // Each round begins with another one, so that nobody always comes after the same.
+                    // Each round begins with another one, so that no contender always runs after the same one.
                     let index = (turn + round as usize) % contenders.len();
                     let report = self.one(&contenders[index], connections, round)?;
                     let interrupted = report.partial;
@@ -302,6 +308,30 @@ impl Compare {
         let comparison = self.comparison(&contenders, &absent, &provenance, &runs, sys::interrupted());
         self.write(&comparison)?;
         Ok(comparison)
+    }
+
+    /// Each contender is asked and published to where it was started. What names another server would be ignored, or
+    /// all rows would be of that one.
+    fn check_servers(&self) -> Outcome<()> {
+        let load = &self.load;
+        let given = [
+            ("--url", load.url.is_some()),
+            ("--subscribe-url", load.subscribe_url.is_some()),
+            ("--subscribe-urls", load.subscribe_urls.is_some()),
+            ("--publish-url", load.publish_url.is_some()),
+            ("--publish-header", !load.publish_headers.is_empty()),
+            ("--connect-to", !load.connect_to.is_empty()),
+            ("--server-pid", load.server_pid.is_some()),
+        ];
+        let given: Vec<&str> =
+            given.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name).collect();
+        if given.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "`compare` starts its servers itself and knows where they are: leave out {}",
+            given.join(", ")
+        )))
     }
 
     /// What the runs so far say.
@@ -343,11 +373,7 @@ impl Compare {
 
     /// Writes the JSON after each run, as partial: what has run is kept, whatever ends the comparison.
     fn keep(&self, comparison: &Comparison) -> Outcome<()> {
-        match &self.load.json {
-            // A pipe or a terminal wants the result only.
-            Some(path) if path.is_file() || !path.exists() => crate::write_json(path, comparison),
-            _ => Ok(()),
-        }
+        self.load.json.as_deref().map_or(Ok(()), |path| write_so_far(path, comparison))
     }
 
     /// What is overridden with `--set` and with the options that are short for it.
@@ -391,7 +417,7 @@ impl Compare {
             }
         }
         match present.is_empty() {
-            true => Err(Failure::new(format!("nobody takes part: {}", absent.join("; ")))),
+            true => Err(Failure::new(format!("no contender can take part: {}", absent.join("; ")))),
             false => Ok((present, absent)),
         }
     }
@@ -424,7 +450,7 @@ impl Compare {
 
     fn write(&self, comparison: &Comparison) -> Outcome<()> {
         if let Some(path) = &self.load.json {
-            crate::write_json(path, comparison)?;
+            write_json(path, comparison)?;
         }
         let write = |path: &PathBuf, text: String| {
             std::fs::write(path, text).map_err(|error| Failure::new(format!("{}: {error}", path.display())))

@@ -330,13 +330,17 @@ impl Agents {
             agent.send(&Order::Assignment(Box::new(whole.clone())))?;
         }
         let (mut notes, mut wrong) = (Vec::new(), Vec::new());
+        let mut all_are_there = true;
         for agent in &self.agents {
             match agent.wait(PREPARATION, "the look at its limits", |heard| heard.ready.take()) {
                 Ok(Ok(own)) => {
                     notes.extend(own.iter().map(|note| format!("agent {}: {note}", agent.name)));
                 }
                 Ok(Err(text)) => wrong.push(agent.failure(text).to_string()),
-                Err(failure) => wrong.push(failure.to_string()),
+                Err(failure) => {
+                    all_are_there = false;
+                    wrong.push(failure.to_string());
+                }
             }
             if agent.machine.commit != env!("FANFARE_LOAD_COMMIT") {
                 notes.push(format!(
@@ -347,7 +351,11 @@ impl Agents {
                 ));
             }
         }
-        if wrong.is_empty() { Ok(notes) } else { Err(Failure::new(wrong.join("\n"))) }
+        match (wrong.is_empty(), all_are_there) {
+            (true, _) => Ok(notes),
+            (false, true) => Err(Failure::limit(wrong.join("\n"))),
+            (false, false) => Err(Failure::new(wrong.join("\n"))),
+        }
     }
 
     /// Has all agents open their streams.

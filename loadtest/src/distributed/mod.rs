@@ -45,7 +45,7 @@ impl Crowd {
     of_both! {
         /// Streams that are open now.
         open() -> u64;
-        /// Subscribers whose first stream could not be opened.
+        /// Subscribers whose first stream could not be opened, and that have not had one since.
         failed() -> u64;
         /// Subscribers whose stream ended and is not opened again.
         over() -> u64;

@@ -22,8 +22,8 @@ use crate::clock::{self, nanoseconds};
 use crate::failure::{Failure, Outcome};
 use crate::sys;
 
-/// Rises with each change of a message. The version of the program has to be the same, too.
-pub(super) const PROTOCOL: u32 = 1;
+/// Rises with each change of a message, or of what it means. The version of the program has to be the same, too.
+pub(super) const PROTOCOL: u32 = 2;
 const TOOL: &str = "fanfare-load";
 
 /// Before the other side has proved that it has the token.
@@ -327,8 +327,8 @@ pub(super) fn connect(address: &str, role: Role, token: &Token) -> Outcome<(Conn
     }
 }
 
-/// The other side of [`connect`]: greets who has connected, and looks at the token. With `busy` a text says
-/// why nobody is served now; it is told only to those who have the token.
+/// The other side of [`connect`]: greets the other side, and checks its token. With `busy` a text says
+/// why no controller is served now; only a controller with the token is told.
 ///
 /// # Errors
 /// The other side is late, sends something else, or does not have the token.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustls::StreamOwned;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 
 use super::publisher::Tally;
 use crate::client::record;
@@ -26,11 +26,33 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Whether a connection on which nothing is under way is still good. Servers close one that was idle for
 /// long, and some say why before.
-fn is_kept(stream: &Blocking) -> bool {
-    // Under TLS there may be a ticket to come back with, which is no sign of an end.
-    let Blocking::Plain(stream) = stream else { return true };
-    let read = sys::receive(stream.as_raw_fd(), &mut [0]);
-    read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+fn is_kept(stream: &mut Blocking) -> bool {
+    match stream {
+        Blocking::Plain(socket) => {
+            let read = sys::receive(socket.as_raw_fd(), &mut [0]);
+            read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        }
+        Blocking::Secure(stream) => is_kept_with_tls(&mut stream.conn, &mut stream.sock).unwrap_or(false),
+    }
+}
+
+/// Under TLS there may be a ticket to come back with, which is no sign of an end.
+fn is_kept_with_tls(tls: &mut ClientConnection, socket: &mut TcpStream) -> io::Result<bool> {
+    socket.set_nonblocking(true)?;
+    let is_kept = loop {
+        match tls.read_tls(socket) {
+            Ok(0) => break false,
+            Ok(_) => {
+                let state = tls.process_new_packets().map_err(io::Error::other)?;
+                if state.peer_has_closed() || state.plaintext_bytes_to_read() > 0 {
+                    break false;
+                }
+            }
+            Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
+        }
+    };
+    socket.set_nonblocking(false)?;
+    Ok(is_kept)
 }
 
 /// When a patience that begins now is over. The least is one look, so that no patience is some.
@@ -74,7 +96,7 @@ pub(crate) struct Connection {
     received: Vec<u8>,
     /// When each request that has no answer yet was sent.
     under_way: VecDeque<u64>,
-    /// Set where nobody wants the answer any more.
+    /// Set when the answer is not wanted any more.
     stop: Arc<AtomicBool>,
     /// How long an answer may take.
     patience: Duration,
@@ -101,7 +123,7 @@ impl Connection {
 
     /// Sends a request. Connects first where that is needed.
     pub(crate) fn send(&mut self, request: &[u8]) -> Outcome<()> {
-        if self.under_way.is_empty() && self.stream.as_ref().is_some_and(|stream| !is_kept(stream)) {
+        if self.under_way.is_empty() && self.stream.as_mut().is_some_and(|stream| !is_kept(stream)) {
             self.stream = None;
         }
         for attempt in 0.. {

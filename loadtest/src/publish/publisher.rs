@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use memchr::memmem;
+
 use super::Connection;
 use crate::client::{Delivered, Timings, record, timings};
 use crate::clock::{self, SECOND};
@@ -131,7 +133,7 @@ struct Thread {
 impl Thread {
     fn run(mut self, pace: &Pace) -> Outcome<Tally> {
         match self.follow(pace) {
-            // Who was stopped left an answer behind; that is no failure of the server.
+            // A publisher that was stopped left an answer behind; that is no failure of the server.
             Err(failure) if !self.halted() => return Err(failure),
             _ => {}
         }
@@ -190,8 +192,7 @@ impl Thread {
         self.connection.answer(&mut self.tally).map_err(|failure| {
             let Route { template, topics, .. } = &self.route;
             let values = Values { topic: topics.first().map_or("", |(_, name)| name), ..Values::default() };
-            let body =
-                sys::find_bytes(&self.request, b"\r\n\r\n").map_or(&[][..], |at| &self.request[at + 4..]);
+            let body = memmem::find(&self.request, b"\r\n\r\n").map_or(&[][..], |at| &self.request[at + 4..]);
             Failure::new(format!(
                 "{failure}; it was {} {} with the body `{}`",
                 template.method,
@@ -216,7 +217,7 @@ impl Thread {
         let values = Values { topic: name, data, sequence, ..Values::default() };
         self.route.template.request(None, values, &mut self.request)?;
         record(&mut self.tally.lag, clock::now().saturating_sub(intended));
-        // Counted first: who reads the count knows that what it does not hold was not sent before.
+        // Counted first: a thread that reads the count knows that an event beyond it had not been sent yet.
         counter.store(sequence + 1, Ordering::Relaxed);
         if let Err(failure) = self.connection.send(&self.request) {
             counter.store(sequence, Ordering::Relaxed);

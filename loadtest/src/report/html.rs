@@ -3,13 +3,14 @@
 use std::fmt::Write;
 
 use super::columns::{columns, range};
-use super::plot::{Bar, Length, Line, Point, bars, lines};
+use super::plot::{Bar, Length, Line, Point, bars, escape, lines};
 use super::table::{figure, group, notes_of, rule};
+use super::units;
 use crate::compare::{Comparison, Contest, Figure, Row, place as colour};
 
 pub(super) const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}th,td{border:1px solid #ccc;padding:.2rem .6rem;text-align:right;white-space:nowrap}\
-th:first-child,td:first-child,.text td,td.bad{text-align:left}.text td,td.bad{white-space:normal;min-width:16rem}.text td:first-child{min-width:0}.bad{color:#b00}svg{max-width:720px;width:100%;display:block;margin:1.5rem 0}";
+th:first-child,td:first-child,.text td,td.bad{text-align:left}.text td,td.bad{white-space:normal;min-width:16rem}.text td:first-child{min-width:0}.bad{color:#b00}.wide{overflow-x:auto;font-size:.85rem}.wide th{white-space:normal}.wide th,.wide td{padding:.15rem .4rem}svg{max-width:720px;width:100%;display:block;margin:1.5rem 0}";
 
 /// The numbers of connections, ascending, each once.
 fn sizes(comparison: &Comparison) -> Vec<u64> {
@@ -19,7 +20,7 @@ fn sizes(comparison: &Comparison) -> Vec<u64> {
     sizes
 }
 
-/// All plots with the names of their files. What nobody has a figure for has no plot.
+/// All plots with the names of their files. A figure that no contender has gets no plot.
 pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
     let mut all = Vec::new();
     let sizes = sizes(comparison);
@@ -48,7 +49,7 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
             ticks.iter().enumerate().map(|(index, text)| (index as f64 / 5.0, (*text).to_owned())).collect();
         if !curves.is_empty() {
             let title = format!("Latency by percentile, {} streams", group(size));
-            all.push((format!("latency-{size}"), lines(&title, "us", &ticks, &curves)));
+            all.push((format!("latency-{size}"), lines(&title, units::microseconds, &ticks, &curves)));
         }
         let mut bar_plot = |name: &str, title: &str, parts: fn(&Row) -> Option<Vec<Figure>>| {
             let bar = |row: &Row| {
@@ -70,7 +71,7 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
             if !comparison.rows.iter().filter(at).any(measured) {
                 return;
             }
-            // Who was never right has no figure, but a place.
+            // A contender without a valid round has no figure, but a place.
             let nothing = |row: &Row| {
                 let (name, colour, text) = (row.name.clone(), colour(&row.name), "no valid round".to_owned());
                 row.figures.is_empty().then_some(Bar { name, colour, parts: Vec::new(), text })
@@ -143,7 +144,7 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
         let ticks: Vec<(f64, String)> = sizes.iter().map(|&size| (position(size), group(size))).collect();
         all.push((
             "last-subscriber".to_owned(),
-            lines("Time to the last subscriber by streams", "ms", &ticks, &last),
+            lines("Time to the last subscriber by streams", units::milliseconds, &ticks, &last),
         ));
     }
     all
@@ -155,21 +156,17 @@ fn with_range(found: Figure) -> String {
     range(found).map_or(median.clone(), |range| format!("{median} ({range})"))
 }
 
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
-}
-
 /// The whole page.
 pub(crate) fn page(comparison: &Comparison) -> String {
     let mut page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Event stream servers compared: {scenario}</title><style>{STYLE}</style><h1>Event stream servers compared: {scenario}</h1><p>{}; {}; each run has a fresh server, and the contenders take turns.{}</p>",
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Event stream servers compared: {scenario}</title><style>{STYLE}body{{max-width:120rem}}</style><h1>Event stream servers compared: {scenario}</h1><p>{}; {}; each run has a fresh server, and the contenders take turns.{}</p>",
         escape(&comparison.machine),
         escape(&comparison.arrangement),
         if comparison.partial { " <strong class=\"bad\">Interrupted: partial.</strong>" } else { "" },
         scenario = comparison.scenario.name()
     );
     let columns = columns(comparison.scenario);
-    page.push_str("<table><tr><th></th><th>streams</th>");
+    page.push_str("<div class=\"wide\"><table><tr><th></th><th>streams</th>");
     for column in &columns {
         let _ = write!(page, "<th>{}</th>", column.title);
     }
@@ -189,7 +186,7 @@ pub(crate) fn page(comparison: &Comparison) -> String {
         }
         let _ = write!(page, "<td class=\"bad\">{}</td></tr>", escape(&wrong.join("; ")));
     }
-    let _ = write!(page, "</table><p>{}.</p>", escape(&rule(comparison)));
+    let _ = write!(page, "</table></div><p>{}.</p>", escape(&rule(comparison)));
     for (_, svg) in plots(comparison) {
         page.push_str(&svg);
     }

@@ -39,10 +39,9 @@ pub(crate) fn junit(report: &Report) -> String {
             None => {}
         }
     };
-    let mut reasons = report.problems.join("\n");
-    if report.partial {
-        reasons.push_str("the run was interrupted");
-    }
+    let interrupted = report.partial.then_some("the run was interrupted");
+    let reasons: Vec<&str> = report.problems.iter().map(String::as_str).chain(interrupted).collect();
+    let reasons = reasons.join("\n");
     case("the run is valid", (!report.valid).then_some(("failure", reasons.as_str())));
     for judged in &report.thresholds {
         let wrong = match judged.result {
@@ -93,5 +92,7 @@ mod tests {
         report.problems = vec!["lost\u{1}".to_owned(), "all".to_owned()];
         let xml = junit(&report);
         assert!(xml.contains("failures=\"2\"") && xml.contains("message=\"lost?&#10;all\""), "{xml}");
+        report.partial = true;
+        assert!(junit(&report).contains("lost?&#10;all&#10;the run was interrupted"));
     }
 }

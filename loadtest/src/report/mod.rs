@@ -338,6 +338,43 @@ mod tests {
         );
     }
 
+    /// Fields of the client, and the name of the tool, had no meaning that a reader could look up, and others had two.
+    #[test]
+    fn the_readme_says_what_each_field_means() {
+        let readme = include_str!("../../README.md");
+        let (_, table) = readme.split_once("\n## JSON\n").unwrap();
+        let (table, _) = table.split_once("\n## ").unwrap();
+        let report = Report {
+            listened: Some(Listened::default()),
+            latency_us: Some(Percentiles::default()),
+            client: Client { threads: vec![ClientThread::default()], ..Client::default() },
+            seconds: vec![SecondOfRun::default()],
+            asked: Some(Asked::default()),
+            agents: vec![MachineFigures::default()],
+            ..Report::default()
+        };
+        let mut keys = vec!["against".to_owned(), "provenance".to_owned()];
+        let mut values = vec![serde_json::to_value(report).unwrap()];
+        while let Some(value) = values.pop() {
+            match value {
+                serde_json::Value::Object(fields) => fields.into_iter().for_each(|(key, value)| {
+                    keys.push(key);
+                    values.push(value);
+                }),
+                serde_json::Value::Array(elements) => values.extend(elements),
+                _ => {}
+            }
+        }
+        let missing: Vec<_> = keys.iter().filter(|key| !table.contains(&format!("`{key}`"))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        let rows = table.lines().filter_map(|line| line.split('|').nth(1));
+        let mut named: Vec<&str> = rows.flat_map(|names| names.split('`').skip(1).step_by(2)).collect();
+        let count = named.len();
+        named.sort_unstable();
+        named.dedup();
+        assert_eq!(named.len(), count, "each key has one row");
+    }
+
     #[test]
     fn percentiles_and_curve_come_from_the_histogram() {
         let mut timings = timings();

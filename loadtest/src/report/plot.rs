@@ -9,13 +9,23 @@ const RIGHT: f64 = 170.0;
 const TEXT: f64 = 230.0;
 const TOP: f64 = 40.0;
 const LINES_HEIGHT: f64 = 340.0;
-/// Told apart also by those who see few colours.
-const COLOURS: [&str; 12] = [
+/// People who see few colours can tell them apart, too. There are as many as there are contenders at least.
+const COLOURS: [&str; 16] = [
     "#0072b2", "#56b4e9", "#d55e00", "#888888", "#009e73", "#cc79a7", "#e69f00", "#6a3d9a", "#000000",
-    "#b15928", "#117733", "#aa0044",
+    "#b15928", "#117733", "#aa0044", "#44aa99", "#332288", "#999933", "#ff5fa2",
 ];
-/// The later colours' lines are dashed, so that neighbours differ in more than colour.
-const DASHED_FROM: usize = 8;
+/// The strokes of lines from a colour on, so that neighbours differ in more than colour.
+const STROKES: [(usize, &str); 3] =
+    [(12, " stroke-dasharray=\"2 3\""), (8, " stroke-dasharray=\"6 3\""), (0, "")];
+
+fn colour_of(number: usize) -> &'static str {
+    COLOURS[number % COLOURS.len()]
+}
+
+fn stroke_of(number: usize) -> &'static str {
+    let number = number % COLOURS.len();
+    STROKES.iter().find(|(from, _)| number >= *from).map_or("", |(_, stroke)| stroke)
+}
 
 /// A named line.
 pub(super) struct Line {
@@ -44,7 +54,8 @@ impl Point {
 /// Up to so many points are marked one by one, each with its range; more make a curve in a band.
 const MARKED: usize = 10;
 
-fn escape(text: &str) -> String {
+/// A text as the content of an element, or in an attribute.
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -55,19 +66,15 @@ fn open(height: f64, title: &str) -> String {
     )
 }
 
-/// A number as an axis shows it.
-fn label(value: f64) -> String {
-    match value {
-        value if value >= 1e6 => format!("{} M", value / 1e6),
-        value if value >= 1e4 => format!("{} k", value / 1e3),
-        value => format!("{value}"),
-    }
-}
-
-/// Lines with a logarithmic vertical axis, and the ranges of their points. `ticks` are the horizontal axis's, from
-/// 0 to 1.
-pub(super) fn lines(title: &str, unit: &str, ticks: &[(f64, String)], lines: &[Line]) -> String {
-    let mut svg = open(LINES_HEIGHT, title);
+/// Lines with a logarithmic vertical axis, and the ranges of their points. `label` writes a value of the vertical axis
+/// with its unit; `ticks` are the horizontal axis's, from 0 to 1.
+pub(super) fn lines(
+    title: &str,
+    label: fn(f64) -> String,
+    ticks: &[(f64, String)],
+    lines: &[Line],
+) -> String {
+    let mut svg = open(LINES_HEIGHT, &format!("{title} (logarithmic scale)"));
     let values =
         || lines.iter().flat_map(|line| &line.points).flat_map(|point| [point.lowest, point.highest]);
     let values = || values().filter(|value| *value > 0.0);
@@ -85,12 +92,12 @@ pub(super) fn lines(title: &str, unit: &str, ticks: &[(f64, String)], lines: &[L
         let value = 10f64.powi(power);
         let _ = write!(
             svg,
-            "<line x1=\"{}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{} {unit}</text>",
+            "<line x1=\"{}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             x(0.0),
             x(1.0),
             x(0.0) - 6.0,
             y(value) + 4.0,
-            label(value),
+            escape(&label(value)),
             y = y(value),
         );
     }
@@ -104,14 +111,13 @@ pub(super) fn lines(title: &str, unit: &str, ticks: &[(f64, String)], lines: &[L
         );
     }
     for (index, line) in lines.iter().enumerate() {
-        let colour = COLOURS[line.colour % COLOURS.len()];
+        let (colour, dashes) = (colour_of(line.colour), stroke_of(line.colour));
         let points: Vec<String> = line
             .points
             .iter()
             .map(|point| format!("{:.1},{:.1}", x(point.position), y(point.value)))
             .collect();
         svg.push_str(&ranges(line, colour, x, y));
-        let dashes = if line.colour % COLOURS.len() < DASHED_FROM { "" } else { " stroke-dasharray=\"6 3\"" };
         let _ = write!(
             svg,
             "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes} points=\"{}\"/>",
@@ -190,7 +196,7 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
     let scale = (WIDTH - LEFT - TEXT) / most;
     for (index, bar) in bars.iter().enumerate() {
         let top = TOP + 26.0 * index as f64;
-        let colour = COLOURS[bar.colour % COLOURS.len()];
+        let colour = colour_of(bar.colour);
         let _ = write!(
             svg,
             "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
@@ -227,15 +233,28 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::units::microseconds;
+
+    /// The last contenders had the colours and the strokes of the first ones.
+    #[test]
+    fn each_contender_has_a_colour_of_its_own() {
+        let names = crate::compare::names();
+        let mut colours: Vec<&str> = (0..names.len()).map(colour_of).collect();
+        colours.sort_unstable();
+        colours.dedup();
+        assert_eq!(colours.len(), names.len());
+        assert_eq!([0, 7, 8, 11, 12, 15].map(stroke_of).map(str::len), [0, 0, 23, 23, 23, 23]);
+        assert_ne!(stroke_of(8), stroke_of(12));
+    }
 
     #[test]
     fn plots_are_whole_and_names_cannot_break_out() {
         let point = |position, value| Point { position, value, lowest: value / 2.0, highest: value * 2.0 };
         let points = vec![point(0.0, 2.0), point(1.0, 1_000.0)];
         let line = Line { name: "<b>".to_owned(), colour: 0, points };
-        let svg = lines("a & b", "us", &[(0.0, "50 %".to_owned())], &[line]);
+        let svg = lines("a & b", microseconds, &[(0.0, "50 %".to_owned())], &[line]);
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>"));
-        assert!(svg.contains("&lt;b&gt;") && svg.contains("a &amp; b") && svg.contains("1000 us"));
+        assert!(svg.contains("&lt;b&gt;") && svg.contains("a &amp; b") && svg.contains(">1 ms</text>"));
         let parts = [1.0, -5.0, 3.0].map(|value| Length { value, lowest: value, highest: value }).into();
         let bar = Bar { name: "x".to_owned(), colour: 1, parts, text: "4".to_owned() };
         assert!(!bars("t", &[bar]).contains("width=\"-"));
@@ -243,7 +262,7 @@ mod tests {
         assert_eq!((svg.matches("stroke-opacity").count(), svg.matches("<polygon").count()), (2, 0));
         let points = (0..20).map(|index| point(f64::from(index) / 19.0, 5.0)).collect();
         let curve = Line { name: String::new(), colour: 0, points };
-        assert_eq!(lines("t", "us", &[], &[curve]).matches("<polygon").count(), 1);
-        assert!(lines("empty", "us", &[], &[]).ends_with("</svg>"));
+        assert_eq!(lines("t", microseconds, &[], &[curve]).matches("<polygon").count(), 1);
+        assert!(lines("empty", microseconds, &[], &[]).ends_with("</svg>"));
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::html::{STYLE, escape};
-use super::plot::{Line, Point, lines};
+use super::html::STYLE;
+use super::plot::{Line, Point, escape, lines};
 use super::table::rows;
-use super::{Report, SecondOfRun};
+use super::{Report, SecondOfRun, units};
 use crate::threshold::Fate;
 
 /// Points of a line that can still be told apart.
@@ -26,7 +26,9 @@ pub(crate) fn run_page(report: &Report) -> String {
     thresholds(&mut page, report);
     page.push_str("<h2>Figures</h2><table class=\"text\">");
     for (name, value) in rows(report) {
-        let _ = write!(page, "<tr><td>{}</td><td>{}</td></tr>", escape(name.trim()), escape(&value));
+        // What stands below another figure, and is a part of it, is indented.
+        let (indent, name) = name.strip_prefix("  ").map_or(("", name.as_str()), |name| ("&emsp;", name));
+        let _ = write!(page, "<tr><td>{indent}{}</td><td>{}</td></tr>", escape(name), escape(&value));
     }
     page.push_str("</table>");
     against(&mut page, report);
@@ -34,6 +36,7 @@ pub(crate) fn run_page(report: &Report) -> String {
         page.push_str(&svg);
     }
     list(&mut page, "Notes", &report.notes);
+    provenance(&mut page, report);
     page.push_str("<h2>Settings</h2><table class=\"text\">");
     settings(&mut page, "", &report.settings);
     let _ = writeln!(
@@ -75,6 +78,22 @@ fn thresholds(page: &mut String, report: &Report) {
     page.push_str("</table>");
 }
 
+/// When and by which command: a page is kept longer than the terminal on which the run was begun.
+fn provenance(page: &mut String, report: &Report) {
+    let Some(provenance) = &report.provenance else { return };
+    let rows = [
+        ("started", provenance.started.as_str()),
+        ("ended", &provenance.ended),
+        ("command", &provenance.command),
+        ("commit of the load test", provenance.commit),
+    ];
+    page.push_str("<h2>Run</h2><table class=\"text\">");
+    for (name, value) in rows {
+        let _ = write!(page, "<tr><td>{name}</td><td>{}</td></tr>", escape(value));
+    }
+    page.push_str("</table>");
+}
+
 fn against(page: &mut String, report: &Report) {
     let Some(against) = &report.against else { return };
     let file = escape(&against.file);
@@ -111,16 +130,15 @@ fn plots(report: &Report) -> Vec<String> {
         let line = Line { name: "latency".to_owned(), colour: 0, points: points.collect() };
         let ticks = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"].into_iter().enumerate();
         let ticks: Vec<_> = ticks.map(|(index, text)| (index as f64 / 5.0, text.to_owned())).collect();
-        all.push(lines("Latency by percentile", "us", &ticks, &[line]));
+        all.push(lines("Latency by percentile", units::microseconds, &ticks, &[line]));
     }
     let count = report.seconds.len();
     if count < 2 {
         return all;
     }
-    let ticks: Vec<_> = [0.0, 0.25, 0.5, 0.75, 1.0]
-        .map(|place| (place, format!("{:.0} s", place * (count - 1) as f64)))
-        .into_iter()
-        .collect();
+    let last = count - 1;
+    let tick = |second: usize| (second as f64 / last as f64, format!("{second} s"));
+    let ticks: Vec<_> = (0..=last).step_by(last.div_ceil(4)).map(tick).collect();
     // A logarithmic axis has no place for zero.
     let line = |name: &str, colour, value: &dyn Fn(&SecondOfRun) -> Option<f64>| {
         let step = count.div_ceil(MOST_POINTS);
@@ -134,36 +152,40 @@ fn plots(report: &Report) -> Vec<String> {
         };
         let points = chunks
             .filter_map(|(index, chunk)| {
-                let position = (index * step) as f64 / (count - 1) as f64;
+                let position = (index * step) as f64 / last as f64;
                 Some(Point::at(position, worst(chunk).filter(|value| *value > 0.0)?))
             })
             .collect::<Vec<_>>();
         (!points.is_empty()).then(|| Line { name: name.to_owned(), colour, points })
     };
-    let mut plot = |title: &str, unit: &str, drawn: Vec<Option<Line>>| {
+    let mut plot = |title: &str, label: fn(f64) -> String, drawn: Vec<Option<Line>>| {
         let drawn: Vec<Line> = drawn.into_iter().flatten().collect();
         if !drawn.is_empty() {
-            all.push(lines(title, unit, &ticks, &drawn));
+            all.push(lines(title, label, &ticks, &drawn));
         }
     };
     plot(
         "Latency by second",
-        "ms",
+        units::milliseconds,
         vec![
             line("max", 2, &|second| second.latency_max_ms),
-            line("p99", 9, &|second| second.latency_p99_ms),
+            line("p99", 5, &|second| second.latency_p99_ms),
             line("p50", 0, &|second| second.latency_p50_ms),
         ],
     );
     plot(
-        "Events and deliveries by second",
-        "",
+        "Events and deliveries in each second",
+        units::number,
         vec![
             line("deliveries", 0, &|second| Some(second.deliveries as f64)),
             line("events", 8, &|second| Some(second.published as f64)),
         ],
     );
-    plot("Open streams by second", "", vec![line("streams", 4, &|second| Some(second.streams_open as f64))]);
+    plot(
+        "Open streams by second",
+        units::number,
+        vec![line("streams", 4, &|second| Some(second.streams_open as f64))],
+    );
     all
 }
 
@@ -191,12 +213,15 @@ mod tests {
             settings: serde_json::json!({ "load": { "rate": 7.5, "url": "http://u" } }),
             ..Report::default()
         };
+        report.provenance = Some(crate::provenance::Provenance::begin());
+        let started = report.provenance.as_ref().map_or(String::new(), |known| known.started.clone());
         judge(&mut report, &["lost>=0".parse().unwrap(), "lost>0".parse().unwrap()], None);
         let page = run_page(&report);
         for told in ["threshold failed", "a note", "a problem", "FAILED", "passed", "load.rate", "7.5"] {
             assert!(page.contains(told), "{told}");
         }
         assert_eq!(page.matches("<svg").count(), 4);
+        assert!(page.contains(&format!("<td>{started}</td>")), "a page says when it was made");
         for outside in ["src=", "href=", "url(", "@import", "<script"] {
             assert!(!page.contains(outside), "{outside}");
         }

@@ -175,7 +175,7 @@ pub(super) fn rows(report: &Report) -> Vec<(String, String)> {
     optional("socket buffers grown while stalled", report.slow_kernel_tcp_bytes_grown, bytes);
     optional("lost by the stalled", count(report.slow_lost), number);
     optional("published for the stalled", count(report.slow_backlog_bytes), bytes);
-    optional("  of it in their own buffers", count(report.slow_waiting_bytes), bytes);
+    optional("  waiting in their own buffers", count(report.slow_waiting_bytes), bytes);
     let heartbeats = &report.heartbeats;
     row(
         "heartbeats",

@@ -38,10 +38,35 @@ pub(crate) fn time(seconds: f64) -> String {
     scaled(seconds, &[("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0)])
 }
 
+/// Microseconds, as [`time`] writes them.
+pub(crate) fn microseconds(value: f64) -> String {
+    time(value * 1e-6)
+}
+
+/// Milliseconds, as [`time`] writes them.
+pub(crate) fn milliseconds(value: f64) -> String {
+    time(value * 1e-3)
+}
+
 /// Bytes as `60 B`, `8.4 KiB`, `1.2 MiB`.
 pub(crate) fn bytes(bytes: f64) -> String {
     let kilo = 1_024.0;
     scaled(bytes, &[("B", 1.0), ("KiB", kilo), ("MiB", kilo * kilo), ("GiB", kilo * kilo * kilo)])
+}
+
+/// The digits of a number without the separators between its thousands: `1_000` and `1,000`. `None`: a comma stands
+/// elsewhere, as in `1,5`, which would not be what was meant.
+pub(crate) fn without_separators(text: &str) -> Option<String> {
+    let text = text.replace('_', "");
+    if !text.contains(',') {
+        return Some(text);
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let mut groups = whole.trim_start_matches('-').split(',');
+    let first = groups.next().unwrap_or("");
+    let right =
+        (1..=3).contains(&first.len()) && groups.all(|group| group.len() == 3) && !fraction.contains(',');
+    right.then(|| text.replace(',', ""))
 }
 
 #[cfg(test)]
@@ -57,5 +82,18 @@ mod tests {
             [0.0, 0.513, 12.34, 123.4, 999.6, 15_000.0, -4321.0, -0.001].map(number),
             ["0", "0.51", "12.3", "123", "1,000", "15,000", "-4,321", "0"]
         );
+    }
+
+    /// `1,5` was fifteen.
+    #[test]
+    fn commas_stand_between_thousands_only() {
+        let read = |text: &str| without_separators(text);
+        for right in ["1000", "1,000", "1_000", "1,000.0", "-1,000,000"] {
+            let digits: f64 = read(right).unwrap().parse().unwrap();
+            assert!(digits.abs() == 1e3 || digits == -1e6, "{right}");
+        }
+        for wrong in ["1,5", "0,5", "1,00", "1,0000", "1,000,5", "1.000,5", ",000", "1000,000"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 }

@@ -84,7 +84,7 @@ fn notes(conditions: &Conditions) -> Vec<String> {
         ("all cores", conditions.stolen_share),
     ];
     let most = whose.into_iter().filter_map(|(whose, share)| Some((whose, share?)));
-    // The first of equals: who has all cores need not be told of twice.
+    // The first of equals: where the server or the client has all cores, one note says it.
     let most = most.fold(None, |most: Option<(&str, f64)>, one| match most {
         Some(most) if most.1 >= one.1 => Some(most),
         _ => Some(one),

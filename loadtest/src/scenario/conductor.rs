@@ -137,7 +137,7 @@ impl Conductor<'_> {
         while self.crowd()?.open() + self.crowd()?.failed() < wanted && clock::now() < until {
             self.rest(MILLISECOND)?;
         }
-        // Who is about to leave has until the end of its patience.
+        // A subscriber that is about to leave has until the end of its patience.
         while self.load.is_staged() && self.crowd()?.open() > wanted && clock::now() < until {
             self.rest(MILLISECOND)?;
         }
@@ -339,11 +339,12 @@ impl Conductor<'_> {
     /// A publish that failed may be the first sign of a server that died; the streams tell, a moment later.
     fn post_mortem(&self, failure: Failure) -> Failure {
         std::thread::sleep(Duration::from_nanos(SETTLE));
-        let (Some(crowd), all) = (&self.crowd, self.load.subscribers) else { return failure };
+        // The streams that are to be open now: in a run with stages these are not all.
+        let (Some(crowd), all) = (&self.crowd, self.wanted) else { return failure };
         if let Some(failure) = crowd.failure() {
             return failure;
         }
-        match all.saturating_sub(crowd.open()) {
+        match all.saturating_sub(crowd.open() + crowd.failed()) {
             0 => failure,
             ended => Failure::new(format!(
                 "the server died half way: {ended} of {all} streams ended, and {failure}"
@@ -351,7 +352,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// How many deliveries there have to be by now, where nobody comes and goes.
+    /// How many deliveries there have to be by now; `None` where subscribers come and go.
     fn expected(&self) -> Option<u64> {
         if matches!(self.kind, Kind::Churn(_) | Kind::Listen(_)) || self.load.is_staged() {
             return None;
@@ -376,7 +377,7 @@ impl Conductor<'_> {
                 break;
             }
             if expected.is_none() && clock::now() - since > SETTLE {
-                // Who comes and goes is owed what only the crowd can say.
+                // What subscribers that come and go are owed, only the crowd can say.
                 match asked {
                     false => self.crowd()?.ask_owed(),
                     true if self.crowd()?.owed() == Some(0) => break,
@@ -440,18 +441,19 @@ impl Conductor<'_> {
     ) -> Outcome<Report> {
         self.stop_asking();
         let Some(crowd) = self.crowd.take() else { return Err(Failure::new("the crowd is gone")) };
-        let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
+        let by_topic: Vec<u64> =
+            self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
+        let published = by_topic.iter().sum();
         let mut evidence = std::mem::take(&mut self.evidence);
         if evidence.active_until == 0 {
             evidence.active(clock::now());
         }
         let (end, streams_open) = (clock::now(), crowd.open());
-        let (observed, machines) = crowd.finish(published)?;
+        let (observed, machines) = crowd.finish(by_topic.clone())?;
         evidence.machines = machines;
         if self.server.is_none() {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
         }
-        let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
         let listens = self.listens();
         let stalls = matches!(self.kind, Kind::Slow(_)).then_some(1);
         // A log that cannot be written is a problem of the run, but the report is there.
@@ -461,7 +463,7 @@ impl Conductor<'_> {
             load: self.load,
             groups: &self.groups,
             name,
-            published,
+            published: &by_topic,
             tried_out: self.tried_out,
             earlier: self.watch.wants.earlier.as_ref(),
         };

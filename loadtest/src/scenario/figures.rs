@@ -5,7 +5,8 @@ use super::stages::longest_hold;
 use super::{Kind, Load, conditions, machines, verdict};
 use crate::ask::Asked;
 use crate::client::{
-    Group, Observations, SUBSCRIBER_BYTES, Second, Series, ThreadObservations, Timings, record, timings,
+    EVENTS_WATCHED, Group, Observations, SUBSCRIBER_BYTES, Second, Series, ThreadObservations, Timings,
+    record, timings,
 };
 use crate::clock::{MILLISECOND, SECOND};
 use crate::distributed::MachineFigures;
@@ -25,8 +26,9 @@ pub(super) struct Case<'a> {
     pub(super) load: &'a Load,
     pub(super) groups: &'a [Group],
     pub(super) name: &'a str,
-    pub(super) published: u64,
-    /// Of these, before the measurement.
+    /// Events that were published to each topic.
+    pub(super) published: &'a [u64],
+    /// Of all of these, before the measurement: one for each topic, or none.
     pub(super) tried_out: u64,
     pub(super) earlier: Option<&'a Earlier>,
 }
@@ -62,8 +64,9 @@ pub(super) struct Evidence {
     pub(super) backlog: Option<u64>,
     /// Events that were published while all streams of a storm were cut.
     pub(super) published_while_away: Option<u64>,
-    /// Bytes that were published for those who stall, and what of it waited in their own receive buffers.
-    pub(super) stalled_backlog: Option<(u64, u64)>,
+    /// Bytes that were published for those who stall, and bytes that waited in their own receive buffers, where that
+    /// can be seen.
+    pub(super) stalled_backlog: Option<(u64, Option<u64>)>,
     pub(super) lag: Option<Timings>,
     pub(super) answer: Option<Timings>,
     /// Processor time of the thread that conducts the run: at the begin of the active time, and in it.
@@ -139,7 +142,7 @@ pub(super) fn report(
         partial: evidence.partial,
         notes,
         subscribers: load.subscribers,
-        published: case.published,
+        published: case.published.iter().sum(),
         tried_out: case.tried_out,
         asked: evidence.asked.clone(),
         deliveries: observed.deliveries,
@@ -299,23 +302,25 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
     if observed.measured > 0 && seconds > 0.0 {
         report.deliveries_per_s = Some(round(observed.measured as f64 / seconds));
     }
-    // Who left or stalls on purpose is nobody's last subscriber.
+    // A subscriber that left or stalls on purpose is not the last one of an event.
     if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics(_)) || case.load.is_staged() {
         return;
     }
     let mut last = timings();
-    // Only the first group's topics: of a small topic beside a big one nobody asks for the last subscriber.
+    // Only the first group's topics: the last subscriber of a small topic beside a big one says nothing.
     let first = &case.groups[0];
     for (topic, spreads) in observed.spreads.iter().enumerate().take(first.topics as usize) {
         let expected = first.subscribers / first.topics as usize
             + usize::from(topic < first.subscribers % first.topics as usize);
-        for spread in spreads.iter().filter(|spread| spread.deliveries > 0) {
-            if spread.deliveries as usize == expected {
-                record(&mut last, spread.last_ns);
-            } else {
-                report.incomplete_events += 1;
-            }
+        let mut complete = 0;
+        for spread in spreads.iter().filter(|spread| spread.deliveries as usize == expected) {
+            record(&mut last, spread.last_ns);
+            complete += 1;
         }
+        // An event that reached no subscriber left no trace but its number.
+        let published = case.published.get(topic).copied().unwrap_or(0).min(EVENTS_WATCHED);
+        let measured = published.saturating_sub(u64::from(case.tried_out > 0));
+        report.incomplete_events += measured.saturating_sub(complete);
     }
     report.last_subscriber_ms_percentiles = Percentiles::of(&last, 1e6);
     report.last_subscriber_ms = report.last_subscriber_ms_percentiles.as_ref().map(|last| last.p50);
@@ -350,7 +355,7 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &
     if evidence.open.at > 0
         && let (Some(before), Some(open)) = (evidence.before.kernel, evidence.open.kernel)
     {
-        // The whole machine's: less than before means that somebody else let go of more.
+        // The whole machine's: less than before means that other programs gave back more.
         let pair = |from: u64, to: u64| (to >= from).then(|| round((to - from) as f64 / streams));
         report.kernel_slab_bytes_per_pair = pair(before.slab, open.slab);
         report.kernel_stack_bytes_per_pair = pair(before.stacks_and_tables, open.stacks_and_tables);

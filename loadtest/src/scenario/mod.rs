@@ -14,5 +14,5 @@ mod verdict;
 
 pub(crate) use dry_run::requests;
 pub(crate) use file::read;
-pub(crate) use options::{Churn, Idle, Kind, Listen, Load, Mixed, Saturate, Slow, Storm, Topics};
+pub(crate) use options::{Churn, Idle, Kind, Listen, Load, Mixed, OUTPUT, Saturate, Slow, Storm, Topics};
 pub(crate) use run::{check, groups, run, run_watched, topic_names};

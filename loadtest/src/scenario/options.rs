@@ -20,206 +20,218 @@ use crate::tls::Tls;
 const MOST_SUBSCRIBERS: u64 = 10_000_000;
 /// Each is a thread.
 const MOST_ASKERS: u64 = 4_096;
+const MOST_PUBLISHERS: u64 = 64;
+
+/// The parts of `--help`.
+const THE_SERVER: &str = "Where the server is";
+const REQUESTS: &str = "Requests";
+const LOAD: &str = "Load";
+const JUDGEMENT: &str = "Judgement";
+const CLIENT: &str = "The client";
+const SERVER_MEASURED: &str = "Measurements of the server";
+const MACHINES: &str = "Several load machines";
+/// With the options of [`crate::outputs::Outputs`].
+pub(crate) const OUTPUT: &str = "Output";
 
 /// What every scenario needs.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Load {
     /// The server, e.g. http://127.0.0.1:8844, which is asked where neither this nor --subscribe-url is given
-    #[arg(long)]
+    #[arg(long, help_heading = THE_SERVER)]
     #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) url: Option<String>,
     /// What kind of server it is: sets the URLs that the options below can override
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = THE_SERVER)]
     pub(crate) server: Dialect,
     /// URL to subscribe at, with {topic}
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help_heading = THE_SERVER)]
     #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) subscribe_url: Option<String>,
     /// A file with a URL on each line, for the subscribers in turn, in place of one for all
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = THE_SERVER)]
     pub(crate) subscribe_urls: Option<PathBuf>,
     /// Method of a subscription
-    #[arg(long, value_name = "METHOD")]
+    #[arg(long, value_name = "METHOD", help_heading = REQUESTS)]
     pub(crate) subscribe_method: Option<String>,
     /// Header of every subscription, or @FILE with one on each line; may be given several times
-    #[arg(long = "subscribe-header", value_name = "NAME: VALUE")]
+    #[arg(long = "subscribe-header", value_name = "NAME: VALUE", help_heading = REQUESTS)]
     #[serde(serialize_with = "secrets::headers")]
     pub(crate) subscribe_headers: Vec<String>,
     /// Body of a subscription; the method is POST then, if none is given
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", help_heading = REQUESTS)]
     #[serde(serialize_with = "secrets::shown_body")]
     pub(crate) subscribe_body: Option<String>,
     /// A file with a value on each line, such as a token or a cookie: `{value}` in the subscription's URL, headers
     /// and body stands for them, for the subscribers in turn. `{subscriber}` is a subscriber's number
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = REQUESTS)]
     pub(crate) values: Option<PathBuf>,
     /// Where subscribers connect, in turn, in place of the host of the URL; several have commas between them
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', help_heading = THE_SERVER)]
     pub(crate) connect_to: Vec<String>,
     /// A file with certificates, as PEM, that are trusted beside the system's
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = REQUESTS)]
     pub(crate) ca: Option<PathBuf>,
     /// Trust every certificate
-    #[arg(long, conflicts_with = "ca")]
+    #[arg(long, conflicts_with = "ca", help_heading = REQUESTS)]
     pub(crate) insecure: bool,
     /// Subscribe over HTTP/2, with several streams on a connection; without TLS the server has to expect it
     /// (RFC 9113, section 3.3)
-    #[arg(long)]
+    #[arg(long, help_heading = REQUESTS)]
     pub(crate) http2: bool,
     /// Streams on a connection of HTTP/2
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    #[arg(long, value_name = "COUNT", default_value_t = 100, help_heading = REQUESTS)]
     pub(crate) streams_per_connection: usize,
     /// Ask for compressed streams (gzip), and decompress them
-    #[arg(long)]
+    #[arg(long, help_heading = REQUESTS)]
     pub(crate) gzip: bool,
     /// URL to publish to, with {topic}, {data}, {seq}
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help_heading = THE_SERVER)]
     #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) publish_url: Option<String>,
     /// Method of a publish
-    #[arg(long, value_name = "METHOD")]
+    #[arg(long, value_name = "METHOD", help_heading = REQUESTS)]
     pub(crate) publish_method: Option<String>,
     /// Header of every publish, or @FILE with one on each line; may be given several times
-    #[arg(long = "publish-header", value_name = "NAME: VALUE")]
+    #[arg(long = "publish-header", value_name = "NAME: VALUE", help_heading = REQUESTS)]
     #[serde(serialize_with = "secrets::headers")]
     pub(crate) publish_headers: Vec<String>,
     /// Body of a publish, with {topic}, {data}, {seq}. The data needs no escaping
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", help_heading = REQUESTS)]
     #[serde(serialize_with = "secrets::shown_body")]
     pub(crate) publish_body: Option<String>,
     /// Name of the topic; where there are several, each gets a number at its end
-    #[arg(long, default_value = "load")]
+    #[arg(long, default_value = "load", value_name = "NAME", help_heading = THE_SERVER)]
     pub(crate) topic: String,
 
     /// Subscribers
-    #[arg(long, short = 'n', default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=MOST_SUBSCRIBERS))]
+    #[arg(long, short = 'n', default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=MOST_SUBSCRIBERS), value_name = "COUNT", help_heading = LOAD)]
     pub(crate) subscribers: u64,
     /// Events a second
-    #[arg(long, short, default_value_t = 10.0)]
+    #[arg(long, short, default_value_t = 10.0, value_name = "EVENTS_PER_S", help_heading = LOAD)]
     pub(crate) rate: f64,
     /// Bytes of data of an event
-    #[arg(long, short, default_value_t = 200)]
+    #[arg(long, short, default_value_t = 200, value_name = "BYTES", help_heading = LOAD)]
     pub(crate) size: usize,
     /// What the data is made of. Where the publish is a template of your own, `text` needs {data:json} or
     /// {data:url} in place of {data}
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = LOAD)]
     pub(crate) payload: Payload,
     /// How long to publish
-    #[arg(long, short, value_parser = parse_duration, default_value = "10s")]
+    #[arg(long, short, value_parser = parse_duration, default_value = "10s", value_name = "TIME", help_heading = LOAD)]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) duration: Duration,
     /// Change the number of streams evenly to a number in a time, while events are published, e.g.
     /// `--stage 30s:10000 --stage 1m:10000 --stage 10s:0`. Begins with none. In place of --subscribers and
     /// --duration; for fanout and topics
-    #[arg(long = "stage", value_name = "TIME:STREAMS")]
+    #[arg(long = "stage", value_name = "TIME:STREAMS", help_heading = LOAD)]
     pub(crate) stages: Vec<StreamStage>,
     /// Events that are due together, back to back; the rate stays
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_name = "COUNT", help_heading = LOAD)]
     pub(crate) burst: u64,
     /// Connections to publish over. Each topic stays with one, for the order's sake
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=MOST_PUBLISHERS), value_name = "COUNT", help_heading = LOAD)]
     pub(crate) publishers: u64,
     /// Publishes under way on a connection at a time
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_name = "COUNT", help_heading = LOAD)]
     pub(crate) pipeline: usize,
 
     /// Client threads [default: one per core that the client may use, or what the descriptor limit makes
     /// necessary]
-    #[arg(long)]
+    #[arg(long, value_name = "COUNT", help_heading = CLIENT)]
     pub(crate) threads: Option<usize>,
     /// Source addresses: 127.0.0.2-127.0.0.200, 127.1.0.0/24, or a list. On loopback they are spread by
     /// default
-    #[arg(long)]
+    #[arg(long, value_name = "ADDRESSES", help_heading = CLIENT)]
     pub(crate) sources: Option<String>,
     /// Connect over TUN devices with a TCP client of this program's own, which needs no sockets: a name for the
     /// devices, and the network of the clients' addresses if it is not 10.64.0.0/10. Needs root, and is meant
     /// for a network namespace
-    #[arg(long, value_name = "NAME[,NETWORK]")]
+    #[arg(long, value_name = "NAME[,NETWORK]", help_heading = CLIENT)]
     pub(crate) tun: Option<String>,
     /// Streams to open a second
-    #[arg(long, default_value_t = 20_000.0)]
+    #[arg(long, default_value_t = 20_000.0, value_name = "STREAMS_PER_S", help_heading = CLIENT)]
     pub(crate) connect_rate: f64,
     /// Streams that are being opened at a time
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_name = "COUNT", help_heading = CLIENT)]
     pub(crate) connect_burst: usize,
     /// Time for a connect and the response head
-    #[arg(long, value_parser = parse_duration, default_value = "10s")]
+    #[arg(long, value_parser = parse_duration, default_value = "10s", value_name = "TIME", help_heading = CLIENT)]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) head_timeout: Duration,
     /// How long to wait for outstanding deliveries when nothing arrives any more, and for the answer to a
     /// publish
-    #[arg(long, value_parser = parse_duration, default_value = "5s")]
+    #[arg(long, value_parser = parse_duration, default_value = "5s", value_name = "TIME", help_heading = JUDGEMENT)]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) patience: Duration,
     /// Delay before a reconnect where the server sends no `retry`
-    #[arg(long, value_parser = parse_duration, default_value = "3s")]
+    #[arg(long, value_parser = parse_duration, default_value = "3s", value_name = "TIME", help_heading = CLIENT)]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) retry: Duration,
     /// Receive buffer of each subscriber's socket in bytes; 0: the kernel's
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_name = "BYTES", help_heading = CLIENT)]
     pub(crate) receive_buffer: usize,
 
     /// The longest line, and the longest data of an event, that a server may send, in bytes; 0: 1 MiB, or twice
     /// --size where that is more
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    #[arg(long, value_name = "BYTES", default_value_t = 0, help_heading = JUDGEMENT)]
     pub(crate) max_line: usize,
     /// A stream that gets nothing, not even a comment, for twice this time makes the run not valid; 0s: it is
     /// only said
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0s")]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0s", help_heading = JUDGEMENT)]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) expect_heartbeat: Duration,
     /// Count streams that cannot be opened by the kind of the error, and go on without them
-    #[arg(long)]
+    #[arg(long, help_heading = JUDGEMENT)]
     pub(crate) count_errors: bool,
     /// Fail, with exit code 1, where this is true of the run: a figure, a comparison, and a number with its
     /// unit, e.g. 'p99>50ms', 'lost>0', 'deliveries_per_s<100000', 'server_memory_per_stream>10KiB',
     /// 'cpu_per_delivery>2us', or 'client-bound'. May be given several times; a wrong name lists the right ones.
     /// With --against also a change: 'p99>+10%'
-    #[arg(long, value_name = "THRESHOLD")]
+    #[arg(long, value_name = "THRESHOLD", help_heading = JUDGEMENT)]
     pub(crate) fail_if: Vec<Threshold>,
 
     /// Ask this URL meanwhile, again and again: what other requests do to the deliveries
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help_heading = LOAD)]
     #[serde(serialize_with = "secrets::shown_urls")]
     pub(crate) ask: Option<String>,
     /// Clients that ask it, each on a connection of its own
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 300, value_name = "COUNT", help_heading = LOAD)]
     pub(crate) ask_clients: u64,
 
     /// End the run when the machine has fewer MiB of memory left than this; 0: never
-    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    #[arg(long, value_name = "MIB", default_value_t = 0, help_heading = CLIENT)]
     pub(crate) least_memory: u64,
 
     /// The server's process, for its CPU and memory; its children are included
-    #[arg(long)]
+    #[arg(long, value_name = "PID", help_heading = SERVER_MEASURED)]
     pub(crate) server_pid: Option<u32>,
     /// The server's CPU and memory as `fanfare-load watch` on its machine tells them, in place of --server-pid
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "server_pid", requires = "token")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "server_pid", requires = "token", help_heading = SERVER_MEASURED)]
     pub(crate) server_watch: Option<String>,
     /// The subscribers are on these machines, on each of which `fanfare-load agent` listens
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', requires = "token")]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', requires = "token", help_heading = MACHINES)]
     pub(crate) agents: Vec<String>,
     /// The secret of --agents and --server-watch, or @FILE
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", help_heading = MACHINES)]
     #[serde(skip_serializing)]
     pub(crate) token: Option<String>,
     /// Cores for the client, e.g. 1 or 2,3 [default: all but --server-cores]
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_name = "CORES", help_heading = CLIENT)]
     pub(crate) client_cores: Vec<usize>,
     /// Cores to move the server to, where it stays; needs --server-pid. With --server-watch: the cores that
     /// it was started on
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_name = "CORES", help_heading = SERVER_MEASURED)]
     pub(crate) server_cores: Vec<usize>,
     /// Do the receiver's kernel work on the client's first core, as behind a network card. For CPU per
     /// delivery, not for latency. Needs root, loopback and both sets of cores; undone at the end
-    #[arg(long)]
+    #[arg(long, help_heading = CLIENT)]
     pub(crate) steered: bool,
     /// Write every figure to a file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(crate) json: Option<PathBuf>,
     /// No progress
-    #[arg(long, short)]
+    #[arg(long, short, help_heading = OUTPUT)]
     pub(crate) quiet: bool,
 }
 
@@ -258,11 +270,11 @@ default_from_command_line!(Load, Idle, Listen, Saturate, Storm, Slow, Churn, Top
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Idle {
     /// Events to publish, at --rate, between the first and the second look at the memory
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_name = "COUNT")]
     pub(crate) events: u64,
     /// Time between the last connect and the first look at the idle server: what the connects left behind is
     /// over then
-    #[arg(long, value_parser = parse_duration, default_value = "0s")]
+    #[arg(long, value_parser = parse_duration, default_value = "0s", value_name = "TIME")]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) settle: Duration,
 }
@@ -272,7 +284,7 @@ pub(crate) struct Idle {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Saturate {
     /// Events that the publisher may be ahead of the average subscriber
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_name = "EVENTS")]
     pub(crate) window: u64,
 }
 
@@ -294,7 +306,7 @@ pub(crate) struct Storm {
     #[arg(long)]
     pub(crate) no_resume: bool,
     /// Events that are published while all streams are cut
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100_000), value_name = "EVENTS")]
     pub(crate) missed: u64,
 }
 
@@ -304,10 +316,10 @@ pub(crate) struct Storm {
 pub(crate) struct Slow {
     /// Receive buffer of the readers that stall, in bytes: small, so that what they do not read is the
     /// server's burden
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, value_name = "BYTES")]
     pub(crate) stalled_receive_buffer: usize,
     /// Share of the subscribers that stop reading half way
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_name = "PART")]
     pub(crate) share: f64,
 }
 
@@ -316,7 +328,7 @@ pub(crate) struct Slow {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Churn {
     /// Subscribers that leave, and join, a second
-    #[arg(long, default_value_t = 100.0)]
+    #[arg(long, default_value_t = 100.0, value_name = "COUNT")]
     pub(crate) per_second: f64,
 }
 
@@ -325,10 +337,10 @@ pub(crate) struct Churn {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Topics {
     /// Topics [default: one for each stream]
-    #[arg(long)]
+    #[arg(long, value_name = "COUNT")]
     pub(crate) topics: Option<u32>,
     /// Topics of each stream
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
     pub(crate) per_stream: u32,
     /// Streams choose topics by Zipf's law with this exponent, in place of taking them in turn: a few topics are
     /// wanted by many
@@ -341,10 +353,10 @@ pub(crate) struct Topics {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Mixed {
     /// Subscribers of the small topic, of all
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_name = "COUNT")]
     pub(crate) small: u64,
     /// Events a second of the small topic
-    #[arg(long, default_value_t = 100.0)]
+    #[arg(long, default_value_t = 100.0, value_name = "EVENTS_PER_S")]
     pub(crate) small_rate: f64,
 }
 
@@ -386,6 +398,11 @@ impl Kind {
             Kind::Mixed(_) => "mixed",
         }
     }
+}
+
+/// Whether so many events a second can be published at all.
+pub(super) fn is_rate(rate: f64) -> bool {
+    rate > 0.0 && rate <= 10_000_000.0
 }
 
 /// Where the server is, if nothing says so.
@@ -435,6 +452,9 @@ impl Load {
 
     /// What the run is against, for people: where it subscribes.
     pub(crate) fn target_name(&self) -> String {
+        if let Some(file) = &self.subscribe_urls {
+            return format!("the URLs of {}", file.display());
+        }
         let url = self.subscribe_url.as_ref().or(self.url.as_ref());
         url.map_or(DEFAULT_URL, String::as_str).to_owned()
     }
@@ -487,7 +507,7 @@ impl Load {
         if !(1..=MOST_SUBSCRIBERS).contains(&self.subscribers) {
             return wrong(format!("--subscribers {}: from 1 to {MOST_SUBSCRIBERS}", self.subscribers));
         }
-        if !(self.rate > 0.0 && self.rate <= 10_000_000.0) {
+        if !is_rate(self.rate) {
             return wrong(format!("--rate {}: it must be above 0 and at most ten million", self.rate));
         }
         if !(stamp::LEAST_BYTES..=16 << 20).contains(&self.size) {
@@ -508,6 +528,9 @@ impl Load {
         }
         if !(1..=MOST_ASKERS).contains(&self.ask_clients) {
             return wrong(format!("--ask-clients {}: from 1 to {MOST_ASKERS}", self.ask_clients));
+        }
+        if !(1..=MOST_PUBLISHERS).contains(&self.publishers) {
+            return wrong(format!("--publishers {}: from 1 to {MOST_PUBLISHERS}", self.publishers));
         }
         if self.max_line > 0 && self.max_line < self.size.max(1024) {
             return wrong(format!("--max-line {}: at least 1,024 bytes, and --size", self.max_line));

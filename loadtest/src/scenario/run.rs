@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::conductor::Conductor;
 use super::figures::Evidence;
+use super::options::is_rate;
 use super::snapshot::quiet_snapshot;
 use super::{Kind, Load};
 use crate::client::{Crowd as Local, Group, Zipf};
@@ -231,7 +232,7 @@ fn topics_in(groups: &[Group]) -> u32 {
     groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1)
 }
 
-/// Who asks for what.
+/// The subscribers, and what each of them asks for.
 pub(super) struct Asked {
     pub(super) groups: Vec<Group>,
     /// Of the topics.
@@ -322,8 +323,11 @@ pub(crate) fn groups(kind: &Kind, subscribers: u64) -> Outcome<Vec<Group>> {
                     "--small {small}: from 1 to less than --subscribers {all}"
                 )));
             }
-            if mixed.small_rate.is_nan() || mixed.small_rate <= 0.0 {
-                return Err(Failure::new(format!("--small-rate {}: it must be above 0", mixed.small_rate)));
+            if !is_rate(mixed.small_rate) {
+                return Err(Failure::new(format!(
+                    "--small-rate {}: it must be above 0 and at most ten million",
+                    mixed.small_rate
+                )));
             }
             vec![group(all - small, 0, 1), group(small, 1, 1)]
         }

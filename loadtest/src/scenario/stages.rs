@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock::{SECOND, nanoseconds, parse_duration};
+use crate::report::units::without_separators;
 
 /// In so much time the number of streams changes evenly from that of the stage before (0 before the first) to
 /// this one.
@@ -25,7 +26,7 @@ impl FromStr for StreamStage {
         let wrong = || format!("`{text}` is no stage: write TIME:STREAMS, e.g. 30s:10000");
         let (over, streams) = text.trim().split_once(':').ok_or_else(wrong)?;
         let over = parse_duration(over.trim()).map_err(|_| wrong())?;
-        let streams = streams.trim().replace([',', '_'], "").parse().map_err(|_| wrong())?;
+        let streams = without_separators(streams.trim()).ok_or_else(wrong)?.parse().map_err(|_| wrong())?;
         Ok(StreamStage { over, streams })
     }
 }
@@ -103,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_wrong_stage_is_told_how_to_be_written() {
-        for wrong in ["", "10s", "10s:", ":5", "ten:5", "10s:-5", "10s:5.5"] {
+        for wrong in ["", "10s", "10s:", ":5", "ten:5", "10s:-5", "10s:5.5", "10s:1,5"] {
             assert!(wrong.parse::<StreamStage>().unwrap_err().contains("30s:10000"), "{wrong}");
         }
     }

@@ -3,12 +3,12 @@
 use super::Kind;
 use super::figures::{Case, Evidence};
 use crate::failure::Failure;
-use crate::report::{Report, round};
+use crate::report::{Report, round, units};
 use crate::threshold;
 
-/// A client thread that is this busy, waits for a core included, is no judge of the server.
+/// A client thread that is this busy, with its waits for a core, measures itself and not the server.
 const BUSY_SHARE: f64 = 0.85;
-/// One that had to wait for a core this much is a judge with a headache.
+/// Where a client thread had to wait for a core for this share of the time, a part of the latency is its own.
 const WAITED_SHARE: f64 = 0.15;
 /// A loop delay (p99, of the slowest thread) that is more than this part of the median latency is named. What
 /// comes during a turn of the loop waits for its end. The p99, because the long turns are few but bring most
@@ -39,6 +39,7 @@ pub(super) fn pronounce(report: &mut Report, case: &Case<'_>, evidence: &Evidenc
         ids(report, case);
     }
     slow(report, evidence);
+    memory(report);
     others(report, case);
     report.lower_bound = report.client.bottleneck;
     threshold::judge(report, &case.load.fail_if, case.earlier);
@@ -155,7 +156,7 @@ fn heartbeats(report: &mut Report, case: &Case<'_>) {
 
 fn ids(report: &mut Report, case: &Case<'_>) {
     let ids = report.ids;
-    // Where many topics share a stream, or events are somebody else's, not every one needs an id.
+    // Where many topics share a stream, or events are not this run's, not every one needs an id.
     if ids.with > 0 && ids.without > 0 && report.listened.is_none() {
         report.problems.push(format!("{} deliveries had an id, and {} had none", ids.with, ids.without));
     }
@@ -185,11 +186,28 @@ fn ids(report: &mut Report, case: &Case<'_>) {
 fn slow(report: &mut Report, evidence: &Evidence) {
     let Some((bytes, waiting)) = evidence.stalled_backlog else { return };
     report.slow_backlog_bytes = Some(bytes);
-    report.slow_waiting_bytes = Some(waiting);
+    report.slow_waiting_bytes = waiting;
+    let Some(waiting) = waiting else {
+        report.notes.push(
+            "over HTTP/2 a stalled reader takes 1 MiB before the server keeps what follows, and how much of it came is not known: compare the growth of the server with what was published for the stalled"
+                .to_owned(),
+        );
+        return;
+    };
     if waiting as f64 >= bytes as f64 * OWN_BUFFERS_PART {
         report.notes.push(format!(
             "what the stalled readers did not read ({bytes} bytes) waited in their own receive buffers and hardly reached the server: raise --size, --rate or --duration"
         ));
+    }
+}
+
+/// A server that has run before has memory to reuse, so its growth says nothing about a stream.
+fn memory(report: &mut Report) {
+    if report.server_user_bytes_per_connection.is_some_and(|bytes| bytes < 0.0) {
+        report.notes.push(
+            "the server's memory shrank while the streams were opened: it had memory of an earlier run to give back; start it afresh to measure memory"
+                .to_owned(),
+        );
     }
 }
 
@@ -248,8 +266,8 @@ fn client(report: &mut Report, case: &Case<'_>) {
         && lag.p99 > latency.p50 / 2.0
     {
         report.notes.push(format!(
-            "publishes were sent up to {:.0} us late (p99): the server answers slowly or the rate is too high; the delay is part of the latency",
-            lag.p99
+            "publishes were sent up to {} late (p99): the server answers slowly or the rate is too high; the delay is part of the latency",
+            units::microseconds(lag.p99)
         ));
     }
     let delays = report.client.threads.iter().filter_map(|thread| Some(thread.loop_delay_us.as_ref()?.p99));
@@ -259,8 +277,9 @@ fn client(report: &mut Report, case: &Case<'_>) {
         && delay > latency.p50 * DELAY_PART
     {
         report.notes.push(format!(
-            "a turn of the client's own loop took up to {delay:.0} us (p99), the median latency is {:.0} us: a large part of it may be the client's",
-            latency.p50
+            "a turn of the client's own loop took up to {} (p99), the median latency is {}: a large part of it may be the client's",
+            units::microseconds(delay),
+            units::microseconds(latency.p50)
         ));
     }
 }
@@ -278,7 +297,7 @@ mod tests {
 
     /// A fan-out of which nothing else matters.
     fn case_of(load: &Load) -> Case<'_> {
-        Case { kind: &Kind::Fanout, load, groups: &[], name: "", published: 0, tried_out: 0, earlier: None }
+        Case { kind: &Kind::Fanout, load, groups: &[], name: "", published: &[], tried_out: 0, earlier: None }
     }
 
     /// The client's part of a report: threads with so much processor time and a loop delay of a millisecond,
@@ -354,6 +373,16 @@ mod tests {
         client(&mut report, &case);
         assert_eq!((report.client.conductor_cpu_share, report.client.cores_share), (0.9, 0.9));
         assert!(report.client.bottleneck);
+    }
+
+    #[test]
+    fn memory_that_shrank_is_no_memory_of_a_stream() {
+        let noted = |bytes| {
+            let mut report = Report { server_user_bytes_per_connection: bytes, ..Report::default() };
+            memory(&mut report);
+            report.notes.len()
+        };
+        assert_eq!([None, Some(500.0), Some(-188.0)].map(noted), [0, 0, 1]);
     }
 
     /// It was written down and never judged.

@@ -18,8 +18,10 @@ impl Unit {
     /// Reads a number with its unit.
     pub(super) fn parse(self, text: &str) -> Result<f64, String> {
         let split = text.find(|c: char| !(c.is_ascii_digit() || ".,_-".contains(c))).unwrap_or(text.len());
-        let (digits, unit) = (text[..split].replace([',', '_'], ""), text[split..].trim());
-        let number: f64 = digits.parse().map_err(|_| format!("`{text}` is no number"))?;
+        let unit = text[split..].trim();
+        let wrong = || format!("`{text}` is no number: write for example 1.5, 1000 or 1,000");
+        let digits = units::without_separators(&text[..split]).ok_or_else(wrong)?;
+        let number: f64 = digits.parse().map_err(|_| wrong())?;
         let factors: &[(&str, f64)] = match self {
             Unit::Time => &[
                 ("ns", 1e-9),

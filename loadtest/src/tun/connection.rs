@@ -416,7 +416,7 @@ impl Connection {
             return Arrival { oddity: Some(Oddity::Unacceptable), ..Arrival::default() };
         }
         if self.state == State::Closing && !new.is_empty() {
-            // Nobody reads any more: the peer need not go on (RFC 9293, 3.6.1).
+            // Nothing is read any more: the peer need not go on (RFC 9293, 3.6.1).
             self.reset(line);
             return Arrival::default();
         }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::device::Network;
 
-/// 4,194,304 addresses of those that nobody else on the Internet has (RFC 1918).
+/// 4,194,304 addresses of those that the Internet does not use (RFC 1918).
 const USUAL: &str = "10.64.0.0/10";
 /// Names of interfaces have 15 bytes at most; the number of the thread follows.
 const LONGEST_NAME: usize = 10;

@@ -308,7 +308,7 @@ struct World {
     loss: u64,
     doubled: u64,
     slowest: u64,
-    /// Nobody stops to read any more.
+    /// No stream stalls any more.
     calm: bool,
     window: u16,
     now: u64,

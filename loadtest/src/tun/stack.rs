@@ -133,7 +133,7 @@ impl Stack {
         self.counts
     }
 
-    /// What is to be sent; whoever sends it clears it.
+    /// What is to be sent; the caller sends it and clears it.
     pub(crate) fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
@@ -254,7 +254,7 @@ impl Stack {
                 let ended = self.with(place, |connection, line| connection.timed_out(now_ms, line));
                 self.counts.repeated += u64::from(ended.is_none());
                 self.settle(place, due_ms);
-                // Of one that is closed nobody wants to hear.
+                // The worker does not hear of a connection that it has closed.
                 if ended.is_some() && state != State::Closing {
                     let id = Id::new(place, incarnation);
                     return Some(Heard { id, token, connected: false, data: &[], ended });

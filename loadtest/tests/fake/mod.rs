@@ -88,6 +88,8 @@ pub(crate) struct Behaviour {
     pub(crate) dies_at: usize,
     /// So many streams at most are open; others are refused with 503.
     pub(crate) most_streams: usize,
+    /// So many subscriptions, the first ones, are refused with 503.
+    pub(crate) refuses_first: usize,
 }
 
 impl Default for Behaviour {
@@ -116,6 +118,7 @@ impl Default for Behaviour {
             impatient: false,
             dies_at: usize::MAX,
             most_streams: usize::MAX,
+            refuses_first: 0,
         }
     }
 }
@@ -351,6 +354,10 @@ impl Inside {
         let head = format!(
             "{hints}HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{encoding}{framing}\r\n"
         );
+        if self.subscriptions.lock().unwrap().len() <= self.behaviour.refuses_first {
+            let _ = socket.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+            return;
+        }
         let mut state = self.state.lock().unwrap();
         if self.behaviour.most_streams < usize::MAX {
             state.1.iter_mut().for_each(|slot| _ = slot.take_if(|(_, body)| is_closed(&body.socket)));
@@ -427,7 +434,7 @@ impl Inside {
         };
         let piece = if self.behaviour.drip == 0 { wire.len() } else { self.behaviour.drip };
         for bytes in wire.chunks(piece) {
-            // Who is gone gets nothing; the load test leaves at the end.
+            // A subscriber that is gone gets nothing; the load test leaves at the end.
             let _ = body.socket.write_all(bytes);
             if self.behaviour.drip > 0 {
                 std::thread::sleep(Duration::from_micros(200));

@@ -153,7 +153,9 @@ impl<T: Transport> Worker<'_, T> {
     fn count_failure(&mut self, index: usize, kind: &str) {
         self.recorder.error(kind);
         let stage = self.common.stage();
-        if stage == Stage::Opening && self.subscribers[index].attempts == 0 {
+        let subscriber = &mut self.subscribers[index];
+        if stage == Stage::Opening && subscriber.attempts == 0 {
+            subscriber.rare.get_or_insert_default().has_failed = true;
             self.control.failed.fetch_add(1, Ordering::Relaxed);
         }
         if stage == Stage::Over { self.close(index) } else { self.again(index) }

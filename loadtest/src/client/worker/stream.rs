@@ -8,7 +8,7 @@ use flate2::write::MultiGzDecoder;
 
 use super::super::Stage;
 use super::super::observations::{DeliverySink, Place, record};
-use super::super::subscriber::State;
+use super::super::subscriber::{Account, NOTHING_OWED, State};
 use super::layers::decompress;
 use super::opening::unfit;
 use super::transport::Transport;
@@ -65,11 +65,18 @@ impl<T: Transport> Worker<'_, T> {
             subscriber.rare.get_or_insert_default().gzip = Some(MultiGzDecoder::new(Vec::new()));
         }
         subscriber.stream.reopen();
-        if subscriber.attempts > 0 {
+        if let Some(rare) = subscriber.rare.as_mut().filter(|rare| rare.has_failed) {
+            rare.has_failed = false;
+            self.control.failed.fetch_sub(1, Ordering::Relaxed);
+            if self.common.stage() != Stage::Opening {
+                // It was not there when events were published, so it could not get them.
+                subscriber.begin_anew();
+            }
+        } else if subscriber.attempts > 0 {
             self.recorder.observations.reopened += 1;
-            subscriber.attempts = 0;
         }
-        if subscriber.is_to_be_owed() {
+        subscriber.attempts = 0;
+        if subscriber.accounts().any(|account| account.waits() && *account.owed_from == NOTHING_OWED) {
             self.joining.push_back((now + OWED_AFTER, index as u32, subscriber.generation));
         }
         self.opening -= 1;
@@ -89,18 +96,20 @@ impl<T: Transport> Worker<'_, T> {
             Some(rest) => *rest,
             None => std::mem::take(&mut self.scratch),
         };
-        let (mut topics, mut gzip) = match subscriber.rare.as_deref_mut() {
-            Some(rare) => (Some(rare.topics.as_mut_slice()), rare.gzip.as_mut()),
-            None => (None, None),
+        let (others, mut gzip) = match subscriber.rare.as_deref_mut() {
+            Some(rare) => (rare.topics.as_mut_slice(), rare.gzip.as_mut()),
+            None => (&mut [][..], None),
         };
         let place = Place {
-            topic: subscriber.topic,
+            first: Account {
+                topic: subscriber.topic,
+                sequence: &mut subscriber.sequence,
+                joins: &mut subscriber.joins,
+                skips: &mut subscriber.skips,
+                owed_from: &mut subscriber.owed_from,
+            },
+            others,
             group: subscriber.group,
-            joins: &mut subscriber.joins,
-            skips: &mut subscriber.skips,
-            owed_from: subscriber.owed_from,
-            sequence: &mut subscriber.sequence,
-            more: topics.take(),
             started: subscriber.started,
             event_at: &mut subscriber.event_at,
             had_heartbeat: &mut subscriber.had_heartbeat,
