@@ -162,8 +162,6 @@ impl Framing {
     fn structure(self, byte: u8, input: &[u8]) -> Outcome<Framing> {
         let wrong = || Failure::new(format!("the chunked body is broken at `{}`", excerpt(input)));
         Ok(match (self, byte) {
-            // Some servers fill the size up to a width.
-            (Framing::Size { size: 0, .. }, b'0') => Framing::Size { size: 0, digits: 1 },
             (Framing::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
                 // 256 MB and more in one chunk no server means. There may be zeros in front of a size.
                 let fits = size < 1 << 24 && digits < MOST_DIGITS;
