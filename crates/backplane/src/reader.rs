@@ -7,16 +7,17 @@
 //! end: it has all that was acknowledged, and it answers in a form in which no message can harm the
 //! connection.
 //!
-//! Subscribers are given what the retention of the topics covers ([`crate::retained`]). An engine that starts
-//! is given everything: its log in memory notes what it does not keep.
+//! A subscriber that begins is given what the retention of its topics covers ([`crate::retained`]). Everybody
+//! else is given all there is: an engine that starts, whose log in memory notes what it does not keep, and a
+//! subscriber that was there when an event came, and is late.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_proto::event::{EventId, Topic};
 use fanfare_store::encoding::event_bytes;
-use fanfare_store::{Bounds, Error, Gone, Page, Query, Record, State, StoreReader};
+use fanfare_store::{Bounds, Error, Gone, Page, Query, Record, Retained, State, StoreReader, View};
 use futures_util::future::try_join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 use crate::api::{ApiError, Fetched, RunEnd};
 use crate::consumer::{Ended, Filter, Incoming, Reading, Received};
 use crate::holes::Hole;
-use crate::retained::Expiry;
+use crate::retained;
 use crate::shared::Shared;
 
 /// How long a call may take.
@@ -162,7 +163,7 @@ impl StoreReader for StreamReader {
             let page = match query {
                 Query::All => {
                     let sessions = Arc::clone(&self.sessions);
-                    self.wait(async move { read_all(&shared, sessions, after, newest, bounds).await })
+                    self.wait(async move { read_all(&shared, &sessions, after, newest, bounds).await })
                 }
                 Query::Topics(topics) => {
                     let topics = topics.to_vec();
@@ -177,27 +178,71 @@ impl StoreReader for StreamReader {
         }
     }
 
-    fn gone(&self, query: Query<'_>, after: u64) -> Result<Gone, Error> {
-        let (shared, newest) = (Arc::clone(&self.shared), self.shared.delivered());
-        let topics = match query {
-            Query::All => None,
-            Query::Topics(topics) => Some(topics.to_vec()),
-        };
-        self.wait(async move {
-            let expired = match topics {
-                // What has expired of each topic is known when all has been read. A reader that begins with
-                // the first event has missed nothing before it, and is told of no gap on the way.
-                None if after == 0 => newest,
-                None => skip_expired(&shared, after, newest).await?.gone,
-                Some(topics) => ExpiredTopics::ask(&shared, &topics, after, newest).await?.gone,
-            };
-            Ok(gone_up_to(expired.max(shared.first().saturating_sub(1))))
-        })
+    fn view(&self, query: Query<'_>, after: u64) -> Result<View, Error> {
+        let gone = self.gone();
+        let state = Arc::new(retained::AtStart::now(Arc::clone(&self.shared), self.shared.delivered()));
+        let mut view = View { gone, expired: Gone::default(), retained: None };
+        if !state.may_have_expired() {
+            return Ok(view);
+        }
+        if let Query::Topics(topics) = query {
+            let (asked, topics) = (Arc::clone(&state), topics.to_vec());
+            view.expired = self.wait(async move { asked.expired_of(&topics, after).await })?;
+            if view.expired.newest == 0 {
+                return Ok(view);
+            }
+        }
+        let sessions = Arc::clone(&self.sessions);
+        let reader =
+            StreamReader { shared: Arc::clone(&self.shared), runtime: self.runtime.clone(), sessions };
+        view.retained = Some(Arc::new(StreamView { reader, state }));
+        Ok(view)
     }
 
     fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
         let (shared, id, topics) = (Arc::clone(&self.shared), id.clone(), topics.to_vec());
         self.wait(async move { find(&shared, &id, &topics).await })
+    }
+}
+
+/// What a subscriber may read that has begun at a certain moment.
+struct StreamView {
+    reader: StreamReader,
+    state: Arc<retained::AtStart>,
+}
+
+impl Retained for StreamView {
+    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
+        let (shared, state) = (Arc::clone(&self.reader.shared), Arc::clone(&self.state));
+        if after >= state.newest() {
+            // Everything that has come since.
+            return self.reader.read(query, after, bounds);
+        }
+        let newest = shared.delivered();
+        match query {
+            Query::All => {
+                let mut page = self.reader.read(query, after, bounds)?;
+                let records = std::mem::take(&mut page.records);
+                page.records = self.reader.wait(async move { state.only_covered(records).await })?;
+                Ok(page)
+            }
+            Query::Topics(topics) => {
+                let topics = topics.to_vec();
+                self.reader.wait(async move {
+                    read_retained_topics(&shared, &state, &topics, after, newest, bounds).await
+                })
+            }
+        }
+    }
+
+    fn has_expired(&self, after: u64, is_wanted: &dyn Fn(&Record) -> bool) -> Result<bool, Error> {
+        let bounds = Bounds::default();
+        let page = self.reader.read(Query::All, after, bounds)?;
+        let is_all = page.is_end || page.up_to >= self.state.newest();
+        let wanted: Vec<Record> = page.records.into_iter().filter(is_wanted).collect();
+        let (state, count) = (Arc::clone(&self.state), wanted.len());
+        let covered = self.reader.wait(async move { state.only_covered(wanted).await })?;
+        Ok(covered.len() < count || !is_all)
     }
 }
 
@@ -229,53 +274,7 @@ async fn confirm(shared: &Shared, holes: &[Hole]) -> Result<Vec<Hole>, String> {
     Ok(confirmed.into_iter().flatten().collect())
 }
 
-/// What is left out of a read of all topics.
-struct Skipped {
-    /// The read begins after this number.
-    after: u64,
-    /// Up to here something is expired that is behind where the reader is. Zero: nothing is.
-    gone: u64,
-}
-
-/// Goes past what is expired of every topic.
-async fn skip_expired(shared: &Shared, after: u64, newest: u64) -> Result<Skipped, String> {
-    let expired = Expiry::new(shared, newest).of_all().await?;
-    if expired <= after {
-        return Ok(Skipped { after, gone: 0 });
-    }
-    let has_messages = has_messages(shared, ">", after, expired).await?;
-    Ok(Skipped { after: expired, gone: if has_messages { expired } else { 0 } })
-}
-
-/// Whether there are messages of the subject behind `after`, up to the number `up_to`.
-async fn has_messages(shared: &Shared, subject: &str, after: u64, up_to: u64) -> Result<bool, String> {
-    let next = shared.api.next_message(after + 1, subject, STEP).await.map_err(|error| error.to_string())?;
-    Ok(next.is_some_and(|message| message.stored.number <= up_to))
-}
-
-/// All events, for subscribers with patterns, and for an engine that starts.
 async fn read_all(
-    shared: &Shared,
-    sessions: Arc<Mutex<Vec<Session>>>,
-    after: u64,
-    newest: u64,
-    bounds: Bounds,
-) -> Result<Page, String> {
-    if !shared.has_begun() {
-        return read_everything(shared, &sessions, after, newest, bounds).await;
-    }
-    let skipped = skip_expired(shared, after, newest).await?;
-    let mut page = read_everything(shared, &sessions, skipped.after, newest, bounds).await?;
-    let expiry = Expiry::new(shared, newest);
-    for record in std::mem::take(&mut page.records) {
-        let is_covered = expiry.covers(record.number, &record.event).await?;
-        if is_covered { &mut page.records } else { &mut page.expired }.push(record);
-    }
-    page.gone = page.gone.and(gone_up_to(skipped.gone));
-    Ok(page)
-}
-
-async fn read_everything(
     shared: &Shared,
     sessions: &Mutex<Vec<Session>>,
     after: u64,
@@ -424,78 +423,45 @@ async fn read_topics(
     newest: u64,
     bounds: Bounds,
 ) -> Result<Page, String> {
-    let expired = ExpiredTopics::ask(shared, topics, after, newest).await?;
+    let lines = topics.iter().collect::<BTreeSet<_>>().into_iter();
+    let mut lines: Vec<Line> = lines.map(|topic| Line::new(shared.subjects.of_topic(topic), after)).collect();
+    lines.push(Line::new(shared.subjects.multi(), after));
+    let is_wanted = |record: &Record| record.event.topics().iter().any(|topic| topics.contains(topic));
+    read_lines(shared, lines, is_wanted, after, newest, bounds).await
+}
+
+/// The same for a subscriber that has begun at this state.
+async fn read_retained_topics(
+    shared: &Shared,
+    state: &retained::AtStart,
+    topics: &[Topic],
+    after: u64,
+    newest: u64,
+    bounds: Bounds,
+) -> Result<Page, String> {
+    let mut expired = BTreeMap::new();
+    for topic in topics {
+        expired.insert(topic.clone(), state.expired_up_to(topic).await?);
+    }
     let mut lines: Vec<Line> = expired
-        .topics
         .iter()
         .map(|(topic, up_to)| Line::new(shared.subjects.of_topic(topic), after.max(*up_to)))
         .collect();
     // There is a number for each topic, unless there is no topic.
-    let of_all = expired.topics.values().min().copied().unwrap_or_default();
+    let of_all = expired.values().min().copied().unwrap_or_default();
     lines.push(Line::new(shared.subjects.multi(), after.max(of_all)));
-    let mut gone = expired.gone;
     let is_wanted = |record: &Record| {
-        let of_topics = record.event.topics().iter().filter_map(|topic| expired.topics.get(topic));
-        let (mut is_covered, mut expired_up_to) = (false, 0);
-        for up_to in of_topics {
-            match record.number > *up_to {
-                true => is_covered = true,
-                false => expired_up_to = *up_to.max(&expired_up_to),
-            }
-        }
-        if !is_covered {
-            gone = gone.max(expired_up_to);
-        }
-        is_covered
+        let mut of_topics = record.event.topics().iter().filter_map(|topic| expired.get(topic));
+        of_topics.any(|up_to| record.number > *up_to)
     };
-    let mut page = read_lines(shared, lines, is_wanted, after, newest, bounds).await?;
-    page.gone = page.gone.and(gone_up_to(gone));
-    Ok(page)
-}
-
-/// What is expired of some topics.
-struct ExpiredTopics {
-    /// For each topic: everything up to this number is.
-    topics: BTreeMap<Topic, u64>,
-    /// Up to here something is expired that is behind where the reader is. Zero: nothing is.
-    gone: u64,
-}
-
-impl ExpiredTopics {
-    async fn ask(
-        shared: &Shared,
-        topics: &[Topic],
-        after: u64,
-        newest: u64,
-    ) -> Result<ExpiredTopics, String> {
-        let (expiry, mut of_topics, mut gone) = (Expiry::new(shared, newest), BTreeMap::new(), 0);
-        for topic in topics {
-            let up_to = if shared.has_begun() { expiry.of_topic(topic, after).await? } else { 0 };
-            of_topics.insert(topic.clone(), up_to);
-        }
-        // From the highest number down: the first one with a message is the answer.
-        let mut by_number: Vec<_> = of_topics.iter().filter(|(_, up_to)| **up_to > after).collect();
-        by_number.sort_unstable_by_key(|(_, up_to)| std::cmp::Reverse(**up_to));
-        for (topic, up_to) in by_number {
-            if has_messages(shared, &shared.subjects.of_topic(topic), after, *up_to).await? {
-                gone = *up_to;
-                break;
-            }
-        }
-        // Events of several topics are under one subject, which does not tell the topics.
-        let of_all = of_topics.values().min().copied().unwrap_or_default();
-        if of_all > gone.max(after) && has_messages(shared, &shared.subjects.multi(), after, of_all).await? {
-            gone = of_all;
-        }
-        Ok(ExpiredTopics { topics: of_topics, gone })
-    }
+    read_lines(shared, lines, is_wanted, after, newest, bounds).await
 }
 
 /// The messages of these subjects that are wanted, in order.
 async fn read_lines(
     shared: &Shared,
     mut lines: Vec<Line>,
-    mut is_wanted: impl FnMut(&Record) -> bool,
+    is_wanted: impl Fn(&Record) -> bool,
     after: u64,
     newest: u64,
     bounds: Bounds,
@@ -518,7 +484,7 @@ async fn read_lines(
         steps += 1;
         let Some(message) = lines[index].ready.front() else { break };
         let record = message.to_record(&shared.subjects);
-        if let Some(record) = record.filter(&mut is_wanted) {
+        if let Some(record) = record.filter(&is_wanted) {
             let more = event_bytes(&record.event);
             if !page.records.is_empty() && bytes + more > bounds.bytes {
                 break;

@@ -33,9 +33,9 @@ pub trait Backplane: Send + Sync {
     /// [`fanfare_store::Error::Unreachable`] where the log cannot be reached.
     fn reader(&self) -> Arc<dyn StoreReader>;
 
-    /// What is kept of each topic. [`Backplane::reader`] gives subscribers nothing beyond it, although the log
-    /// may have more: [`fanfare_store::Page::expired`] and [`fanfare_store::Page::gone`]. It is called before
-    /// the engine reads, and with each change ([`crate::Hub::set_retention`]).
+    /// What is kept of each topic. A subscriber that begins is given nothing beyond it, although the log may
+    /// have more: [`StoreReader::view`] of [`Backplane::reader`]. It is called before the engine reads, and
+    /// with each change ([`crate::Hub::set_retention`]).
     fn set_retention(&self, retention: Retention, rules: &[RetentionRule]);
 
     /// The engine has started: everything behind this number goes to the feed from now on, in order. It is

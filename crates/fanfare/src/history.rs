@@ -33,7 +33,7 @@ use fanfare_proto::link::LinkKey;
 use fanfare_proto::log::{EARLIEST, Start};
 use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
-use fanfare_store::{Bounds, Error, Gone, Query, Record, StoreReader};
+use fanfare_store::{Bounds, Error, Gone, Query, Record, Retained, StoreReader, View};
 
 use crate::mailbox::{Mail, Mailbox};
 use crate::store::{StoreCounts, unix_ms};
@@ -44,6 +44,9 @@ const PAGES: usize = 8;
 
 /// The smallest number of questions of one kind at which the unwanted ones are removed.
 const PURGE_FROM: usize = 4096;
+
+/// The smallest number of streams with bounds of their own at which those are looked for that need none any more.
+const LEAST_RETAINED: usize = 64;
 
 /// How long the thread rests where the log is on another machine and cannot be reached.
 const UNREACHABLE_REST: Duration = Duration::from_millis(50);
@@ -86,7 +89,7 @@ enum Ask {
     /// Where a subscriber with this id starts.
     Start { number: u64, id: String, selectors: Selectors },
     /// What comes after this event.
-    Page { number: u64, link: LinkKey, after: u64, selectors: Selectors },
+    Page { number: u64, link: LinkKey, after: u64, selectors: Selectors, retained: Option<Arc<dyn Retained>> },
 }
 
 /// The selectors of a subscriber, for another thread.
@@ -101,10 +104,18 @@ struct Selectors {
 /// The log is on another machine, and cannot be reached at the moment.
 struct Unreachable;
 
+/// Where a subscriber starts by what the store has, and what it may read of it.
+#[derive(Clone)]
+pub(crate) struct StoreStart {
+    pub(crate) start: Start,
+    /// `None`: everything that is there.
+    pub(crate) retained: Option<Arc<dyn Retained>>,
+}
+
 /// The answer to a shard, by mail.
 pub(crate) enum HistoryAnswer {
     /// Where the subscriber starts.
-    Start { number: u64, start: Start },
+    Start { number: u64, start: StoreStart },
     /// `None`: the store cannot be read, or the page is not wanted any more.
     Page { number: u64, link: LinkKey, page: Option<HistoryPage> },
 }
@@ -138,6 +149,10 @@ pub(crate) struct ShardHistory {
     starts: HashMap<u64, AskedStart>,
     /// Starts that have come and were not taken.
     starts_here: usize,
+    /// What the streams may read that began with a start from the store, where that is not everything.
+    retained: HashMap<LinkKey, Arc<dyn Retained>>,
+    /// How many of these there may be before those of streams that do not need them any more are removed.
+    forget_retained_at: usize,
     pages: HashMap<LinkKey, Slot>,
     /// The laggards whose pages wait for a place, in order.
     waiting: VecDeque<LinkKey>,
@@ -149,7 +164,7 @@ pub(crate) struct ShardHistory {
 
 struct AskedStart {
     /// `None`: it has not come.
-    start: Option<Start>,
+    start: Option<StoreStart>,
     _wanted: Arc<()>,
 }
 
@@ -301,6 +316,8 @@ impl ShardHistory {
             next_number: 0,
             starts: HashMap::new(),
             starts_here: 0,
+            retained: HashMap::new(),
+            forget_retained_at: LEAST_RETAINED,
             pages: HashMap::new(),
             waiting: VecDeque::new(),
             placed: Vec::new(),
@@ -336,10 +353,24 @@ impl ShardHistory {
     }
 
     /// The answer; `None`: it has not come, and is not waited for any longer.
-    pub(crate) fn take_start(&mut self, number: u64) -> Option<Start> {
+    pub(crate) fn take_start(&mut self, number: u64) -> Option<StoreStart> {
         let start = self.starts.remove(&number)?.start?;
         self.starts_here -= 1;
         Some(start)
+    }
+
+    /// A stream has begun that may read this.
+    pub(crate) fn begun(
+        &mut self,
+        link: LinkKey,
+        retained: Arc<dyn Retained>,
+        is_laggard: impl Fn(LinkKey) -> bool,
+    ) {
+        self.retained.insert(link, retained);
+        if self.retained.len() >= self.forget_retained_at {
+            self.retained.retain(|link, _| is_laggard(*link));
+            self.forget_retained_at = (2 * self.retained.len()).max(LEAST_RETAINED);
+        }
     }
 
     /// An answer has come. Where it is a page, the laggard on this link can be served.
@@ -496,7 +527,9 @@ impl ShardHistory {
             let asked = Slot::Asked { number, _wanted: Arc::clone(&wanted) };
             let Some(Slot::Waits { after, selectors }) = self.pages.insert(link, asked) else { continue };
             self.placed.push(link);
-            let (ask, mailbox) = (Ask::Page { number, link, after, selectors }, Arc::clone(&self.mailbox));
+            let retained = self.retained.get(&link).map(Arc::clone);
+            let ask = Ask::Page { number, link, after, selectors, retained };
+            let mailbox = Arc::clone(&self.mailbox);
             self.queue.push(Question { mailbox, ask, wanted: Arc::downgrade(&wanted) });
         }
     }
@@ -574,13 +607,13 @@ impl HistoryReader {
                         count(error)?;
                         // Where the store cannot be read, the subscriber gets what is in memory.
                         let newest = self.newest.load(Ordering::Relaxed);
-                        Start::Gap { cursor: newest, from: newest }
+                        StoreStart { start: Start::Gap { cursor: newest, from: newest }, retained: None }
                     }
                 };
                 Ok(Some(HistoryAnswer::Start { number: *number, start }))
             }
-            Ask::Page { number, link, after, selectors } => {
-                let page = match is_wanted.then(|| self.page(*after, selectors)) {
+            Ask::Page { number, link, after, selectors, retained } => {
+                let page = match is_wanted.then(|| self.page(*after, selectors, retained.as_deref())) {
                     Some(Ok(page)) => Some(page),
                     Some(Err(error)) => {
                         count(error)?;
@@ -594,20 +627,38 @@ impl HistoryReader {
     }
 
     /// The same as [`fanfare_proto::log::Log::resume`], by what the store has.
-    fn start_of(&self, id: &str, selectors: &Selectors) -> Result<Start, Error> {
+    fn start_of(&self, id: &str, selectors: &Selectors) -> Result<StoreStart, Error> {
         let number = match Cursor::parse(id) {
             Some(Cursor { epoch, seq }) if epoch == self.epoch() => Some(seq),
             None if id != EARLIEST => self.number_of(id, selectors)?,
             _ => None,
         };
-        let gone = selectors.gone(self.store.gone(selectors.query(), number.unwrap_or(0))?);
+        let View { gone, expired, retained } = self.store.view(selectors.query(), number.unwrap_or(0))?;
+        let (gone, mut expired) = (selectors.gone(gone), selectors.gone(expired));
         if id == EARLIEST {
-            return Ok(Start::At { cursor: gone, from: 0 });
+            // It has missed nothing before it. What is gone later, before it comes there, it is told.
+            return Ok(StoreStart { start: Start::At { cursor: gone, from: 0 }, retained });
         }
+        if let (Some(seq), Some(retained), Query::All) = (number, &retained, selectors.query())
+            && seq >= gone
+            && retained.has_expired(seq, &|record| self.wants(selectors, record))?
+        {
+            // Which ones are expired is known when all has been read.
+            expired = self.newest.load(Ordering::Relaxed);
+        }
+        let (from, cursor) = (number.unwrap_or(0), gone.max(expired));
         Ok(match number {
-            Some(seq) if seq >= gone => Start::At { cursor: seq, from: seq },
-            _ => Start::Gap { cursor: gone, from: number.unwrap_or(0) },
+            // Nothing of what follows had expired when it began.
+            Some(seq) if seq >= cursor => {
+                StoreStart { start: Start::At { cursor: seq, from: seq }, retained: None }
+            }
+            _ => StoreStart { start: Start::Gap { cursor, from }, retained },
         })
+    }
+
+    fn wants(&self, selectors: &Selectors, record: &Record) -> bool {
+        let frame = frame_of(record.clone(), self.epoch(), Duration::ZERO, 0);
+        selectors.selection().wants(&frame)
     }
 
     /// The number of the event with a publisher's id, where it was published to one topic.
@@ -627,16 +678,19 @@ impl HistoryReader {
         self.store.state().epoch
     }
 
-    fn page(&self, after: u64, selectors: &Selectors) -> Result<HistoryPage, Error> {
+    fn page(
+        &self,
+        after: u64,
+        selectors: &Selectors,
+        retained: Option<&dyn Retained>,
+    ) -> Result<HistoryPage, Error> {
         let newest = self.newest.load(Ordering::Relaxed);
-        let page = self.store.read(selectors.query(), after, PAGE)?;
-        let mut gone = selectors.gone(page.gone);
+        let page = match retained {
+            None => self.store.read(selectors.query(), after, PAGE)?,
+            Some(retained) => retained.read(selectors.query(), after, PAGE)?,
+        };
+        let gone = selectors.gone(page.gone);
         let (now, now_ms, epoch) = (self.clock.now(), unix_ms(self.clock.date()), self.epoch());
-        let is_wanted = |record: Record| selectors.selection().wants(&frame_of(record, epoch, now, now_ms));
-        if page.expired.into_iter().any(is_wanted) {
-            // More may follow. The subscriber is told once.
-            gone = gone.max(newest);
-        }
         let up_to = if page.is_end { newest.max(after) } else { page.up_to.min(newest) };
         let frames = page.records.into_iter().take_while(|record| record.number <= newest);
         let frames = frames.map(|record| frame_of(record, epoch, now, now_ms));

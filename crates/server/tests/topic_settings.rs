@@ -372,9 +372,48 @@ on_both_backends! {
                 assert_eq!(resumed.header("Fanfare-Gap"), None, "{topic}");
             }
             // The same by a pattern.
+            let found = ["95", "96", "97", "98", "99", "end"];
             let mut pattern = server.subscribe_with("match=*", &[("Last-Event-ID", "earliest")]);
-            let found = pattern.data(6);
-            assert_eq!(found, ["95", "96", "97", "98", "99", "end"]);
+            assert_eq!(pattern.data(6), found);
+            let mut pattern = server.subscribe_with("match=*", &[("Last-Event-ID", &first[0])]);
+            assert_eq!(pattern.header("Fanfare-Gap"), Some("true"));
+            assert_eq!(pattern.event().kind, "fanfare.gap");
+            assert_eq!(pattern.data(6), found);
+            let pattern = server.subscribe_with("match=*", &[("Last-Event-ID", &last)]);
+            assert_eq!(pattern.header("Fanfare-Gap"), None);
         }
+    }
+
+    /// What expires while a subscriber reads, or was published since it began, is not taken from it: it was told of a
+    /// gap again and again, or its stream was ended before its first event.
+    fn what_expires_during_a_replay_is_not_lost(backend) {
+        const EVENTS: usize = 400;
+        let nats = Nats::start();
+        let options = ["--retain-events", "1000", "--retain", "otp/*=0,,", "--log-bytes", "1"];
+        let server = nats.node(backend, &options);
+        let mut other = nats.server.client().expect("a connection");
+        thread::scope(|scope| {
+            let publisher = scope.spawn(move || {
+                for number in 0..EVENTS {
+                    other.publish_acked("fanfare.b", &[], format!("b{number}").as_bytes()).expect("it is stored");
+                    other.publish_acked("fanfare.otp.1", &[], b"secret").expect("it is stored");
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            while !publisher.is_finished() {
+                for query in ["topic=b&topic=otp/1", "match=*"] {
+                    let mut stream = server.subscribe_with(query, &[("Last-Event-ID", "earliest")]);
+                    let mut next = 0;
+                    while next < EVENTS {
+                        let event = stream.event();
+                        assert_ne!(event.kind, "fanfare.gap", "{query}");
+                        if event.data != "secret" {
+                            assert_eq!(event.data, format!("b{next}"), "{query}");
+                            next += 1;
+                        }
+                    }
+                }
+            }
+        });
     }
 }

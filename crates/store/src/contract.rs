@@ -1,5 +1,7 @@
 //! What a store must provide. One conformance suite ([`crate::conformance`]) runs on every store.
 
+use std::sync::Arc;
+
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{EventId, Topic};
 
@@ -22,15 +24,15 @@ pub trait StoreReader: Send + Sync {
     /// [`Error::Corrupt`] if what is stored was changed by something else. No record is left out in silence.
     fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error>;
 
-    /// What is gone of the topics that are asked for, to a reader that has everything up to `after`. It may
-    /// leave out what is gone at or below this number.
+    /// What a subscriber may read that begins now and has everything up to `after`.
     ///
     /// # Errors
     /// As for [`StoreReader::read`].
-    fn gone(&self, query: Query<'_>, _after: u64) -> Result<Gone, Error> {
-        // With any page it is known.
+    fn view(&self, query: Query<'_>, _after: u64) -> Result<View, Error> {
+        // With any page it is known what is gone.
         let bounds = Bounds { records: 1, ..Bounds::default() };
-        Ok(self.read(query, self.state().newest, bounds)?.gone)
+        let gone = self.read(query, self.state().newest, bounds)?.gone;
+        Ok(View { gone, expired: Gone::default(), retained: None })
     }
 
     /// The record with this own id and exactly these topics, in whatever order: the same event, by the
@@ -39,6 +41,38 @@ pub trait StoreReader: Send + Sync {
     /// # Errors
     /// As for [`StoreReader::read`].
     fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error>;
+}
+
+/// What a subscriber may read that begins at a certain moment.
+#[derive(Clone)]
+pub struct View {
+    /// What is gone of the topics that were asked for; for [`Query::All`], of any topic.
+    pub gone: Gone,
+    /// What is still there of the topics that were asked for, and that their retention did not cover any more
+    /// at this moment. It may leave out what is at or below the number that was asked for. For
+    /// [`Query::All`] it is not known: [`Retained::has_expired`].
+    pub expired: Gone,
+    /// Gives the subscriber what was covered at this moment, and all that has come since. `None`: there is
+    /// nothing else, so [`StoreReader::read`] does.
+    pub retained: Option<Arc<dyn Retained>>,
+}
+
+/// The records that retention covered at a certain moment, and those that have come since: of a log that keeps
+/// more than that, because others read it by other rules. What expires later stays in it, so nothing is lost
+/// to a subscriber that reads slowly.
+pub trait Retained: Send + Sync {
+    /// As [`StoreReader::read`].
+    ///
+    /// # Errors
+    /// As for [`StoreReader::read`].
+    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error>;
+
+    /// Whether a wanted record after this number had expired. It looks at a bounded number of records: where
+    /// there are more, the answer is that one had.
+    ///
+    /// # Errors
+    /// As for [`StoreReader::read`].
+    fn has_expired(&self, after: u64, is_wanted: &dyn Fn(&Record) -> bool) -> Result<bool, Error>;
 }
 
 /// A log of records in the order of their numbers.
@@ -195,9 +229,6 @@ pub struct Page {
     /// What is gone of the topics that were asked for; for [`Query::All`], of any topic. It was noted at the
     /// same moment as the records were read.
     pub gone: Gone,
-    /// For [`Query::All`]: records up to `up_to` that the store still has, and that the retention of none of
-    /// their topics covers. They are gone to subscribers.
-    pub expired: Vec<Record>,
 }
 
 /// What [`Store::trim`] has done.

@@ -33,7 +33,9 @@ mod faulty;
 mod memory;
 mod record;
 
-pub use contract::{Bounds, Durability, Gone, Page, Query, State, Store, StoreReader, Trimmed};
+pub use contract::{
+    Bounds, Durability, Gone, Page, Query, Retained, State, Store, StoreReader, Trimmed, View,
+};
 #[cfg(feature = "disk")]
 pub use disk::DiskStore;
 pub use error::Error;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fanfare::{Backplane, Retention, RetentionRule, Topic};
 use fanfare_backplane::{NatsBackplane, NatsOptions};
-use fanfare_store::{Bounds, Query, Record, StoreReader};
+use fanfare_store::{Bounds, Gone, Query, Record, StoreReader, View};
 use fanfare_testkit::nats::{self, Cut, NatsClient, NatsCluster, NatsServer};
 use serde_json::{Value, json};
 
@@ -205,22 +205,30 @@ fn deleted_messages_are_no_gap() {
     assert!(is_told, "what the stream has dropped is told");
 }
 
-/// The data of all records for a query after this number, and whether a reader that has everything up to
-/// there has missed something.
-fn given(reader: &dyn StoreReader, query: Query<'_>, mut after: u64) -> (Vec<String>, bool) {
-    let from = after;
-    let has_missed = reader.gone(query, from).unwrap().newest > from;
+/// The data of all records that a subscriber gets that begins after this number, and whether it has missed
+/// something.
+fn given(reader: &dyn StoreReader, query: Query<'_>, after: u64) -> (Vec<String>, bool) {
+    let view = reader.view(query, after).unwrap();
+    let has_missed = match (&view.retained, query) {
+        (Some(retained), Query::All) => retained.has_expired(after, &|_| true).unwrap(),
+        _ => view.expired.newest > after,
+    };
+    assert_eq!(view.gone, Gone::default());
+    (rest_of(reader, &view, query, after), has_missed)
+}
+
+fn rest_of(reader: &dyn StoreReader, view: &View, query: Query<'_>, mut after: u64) -> Vec<String> {
     let mut data = Vec::new();
     loop {
-        let page = reader.read(query, after, BOUNDS).unwrap();
-        if let Query::Topics(_) = query {
-            assert!(page.expired.is_empty());
-            assert!(page.gone.newest <= from || has_missed, "{:?}", page.gone);
-        }
+        let page = match &view.retained {
+            Some(retained) => retained.read(query, after, BOUNDS).unwrap(),
+            None => reader.read(query, after, BOUNDS).unwrap(),
+        };
+        assert_eq!(page.gone, Gone::default());
         data.extend(page.records.iter().map(|record| record.event.data().unwrap_or_default().to_owned()));
         after = page.up_to;
         if page.is_end {
-            return (data, has_missed);
+            return data;
         }
     }
 }
@@ -264,12 +272,16 @@ fn what_the_retention_does_not_cover_is_not_given() {
     wanted.insert(3, "both".to_owned());
     assert_eq!(given(&*reader, Query::Topics(&a), 0), (wanted.clone(), true));
     assert_eq!(given(&*reader, Query::Topics(&a), 500), (wanted, true));
-    let page = reader.read(Query::Topics(&a), 0, BOUNDS).unwrap();
+    let view = reader.view(Query::Topics(&a), 0).unwrap();
+    let page = view.retained.unwrap().read(Query::Topics(&a), 0, BOUNDS).unwrap();
     let reached = page.records[0].number;
     assert!(!given(&*reader, Query::Topics(&a), reached - 1).1);
+    assert!(given(&*reader, Query::Topics(&a), reached - 3).1);
     assert_eq!(given(&*reader, Query::Topics(&otp), 0), (Vec::new(), true));
     assert_eq!(given(&*reader, Query::Topics(&few), 0).0.len(), 60);
-    let (data, _) = given(&*reader, Query::All, 0);
+    let (data, has_missed) = given(&*reader, Query::All, 0);
+    assert!(has_missed);
+    assert!(!given(&*reader, Query::All, 601).1);
     let count = |what: &str| data.iter().filter(|data| *data == what).count();
     assert_eq!((data.len(), count("secret"), count("both"), count("end")), (5 + 60 + 1 + 1, 0, 1, 1));
 
@@ -285,6 +297,44 @@ fn what_the_retention_does_not_cover_is_not_given() {
     assert_eq!(given(&*reader, Query::Topics(&a), 0), (vec!["young".to_owned()], true));
     assert!(!given(&*reader, Query::Topics(&a), 602).1);
     assert_eq!(given(&*reader, Query::All, 0).0.len(), 101);
+
+    // What expires after the begin of a subscriber is there, and so is what comes later.
+    keep(all.with_age(Duration::from_secs(2)).with_events(5), &[]);
+    other.publish_acked("fanfare.a", &[], b"old").unwrap();
+    wait_for("all events", || (reader.state().newest == 604).then_some(()));
+    let views = [Query::Topics(&a), Query::All].map(|query| (query, reader.view(query, 0).unwrap()));
+    std::thread::sleep(Duration::from_millis(2500));
+    for number in 0..20 {
+        other.publish_acked("fanfare.a", &[], number.to_string().as_bytes()).unwrap();
+    }
+    wait_for("all events", || (reader.state().newest == 624).then_some(()));
+    for (query, view) in &views {
+        let data = rest_of(&*reader, view, *query, 0);
+        assert_eq!((data[data.len() - 21].as_str(), data.len() >= 21), ("old", true), "{data:?}");
+    }
+    assert_eq!(given(&*reader, Query::Topics(&a), 0).0, newest(15..20));
+}
+
+/// A subscriber that sees public events alone is told of no gap where only private ones have expired.
+#[test]
+fn private_events_expire_without_a_sign_to_others() {
+    let server = server();
+    let node = Node::start(&server);
+    node.await_caught_up();
+    let mut other = server.client().unwrap();
+    for number in 0..30 {
+        let private = [("Fanfare-Private", "true")];
+        let headers = if number < 10 { &private[..] } else { &[] };
+        other.publish_acked("fanfare.a", headers, number.to_string().as_bytes()).unwrap();
+    }
+    let reader = node.backplane.reader();
+    wait_for("all events", || (reader.state().newest == 30).then_some(()));
+    let retention = Retention::default().with_age(Duration::MAX);
+    for (events, newest, newest_public) in [(20, 10, 0), (19, 11, 11), (30, 0, 0)] {
+        node.hub().set_retention(retention.with_events(events), Vec::new());
+        let expired = reader.view(Query::Topics(&[topic("a")]), 0).unwrap().expired;
+        assert_eq!(expired, Gone { newest, newest_public }, "{events}");
+    }
 }
 
 /// The numbers from which on a topic is given are found with few questions, whatever the distribution is.
@@ -310,7 +360,7 @@ fn many_messages_are_counted_with_few_questions() {
         let retention = Retention::default().with_age(Duration::MAX).with_events(events);
         node.hub().set_retention(retention, Vec::new());
         let before = messages_to(&server);
-        reader.gone(Query::Topics(&[topic("a")]), 0).unwrap();
+        reader.view(Query::Topics(&[topic("a")]), 0).unwrap();
         let asked = messages_to(&server) - before;
         // A creation and a deletion for each step.
         assert!(asked < 60, "{asked} for {events}");

@@ -395,7 +395,7 @@ impl<I: Io> Shard<I> {
                 let awaits = awaits.filter(|awaits| may_wait || comes_back(awaits));
                 if let Some(awaits) = awaits {
                     self.wait_to_resume(socket, awaits, subscribe, encoding, now);
-                } else if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
+                } else if let Err(other) = self.subscribe(socket, &subscribe, encoding, (start, None), now) {
                     self.reply(socket, other, now);
                 }
             }

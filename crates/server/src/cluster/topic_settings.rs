@@ -1,8 +1,8 @@
 //! The topic settings that servers share, and their form as JSON in the bucket beside the stream.
 //!
-//! Topic settings decide which events a subscriber finds in a topic, and who is told of presence. What a server
-//! does not have in memory is read from the stream, as far as the settings cover it. Bounds of a machine, such as the memory of the
-//! whole log, are no topic settings: each server has its own.
+//! Topic settings decide which events a subscriber finds in a topic, and who is told of presence. What a
+//! server does not have in memory is read from the stream, as far as the settings cover it. Bounds of a
+//! machine, such as the memory of the whole log, are no topic settings: each server has its own.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! Streams that begin: the audience, the opening bytes, and the answer where there is no room.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_io::{Cause, Io, Socket};
@@ -14,6 +15,7 @@ use fanfare_proto::log::{EARLIEST, Start};
 use fanfare_proto::problem::ProblemKind;
 use fanfare_proto::stream::{Deciseconds16, StreamOptions};
 use fanfare_proto::unsent::Unsent;
+use fanfare_store::Retained;
 
 use super::Reply;
 use super::clients::NoRoom;
@@ -38,13 +40,14 @@ fn price(subscribe: &Subscribe, start: Option<Start>) -> usize {
 }
 
 impl<I: Io> Shard<I> {
-    /// Begins a stream on a socket that is not watched.
+    /// Begins a stream on a socket that is not watched. It starts there, and may read this of older history,
+    /// where that is not everything.
     pub(super) fn subscribe(
         &mut self,
         socket: Socket,
         subscribe: &Subscribe,
         encoding: Encoding,
-        start: Option<Start>,
+        (start, retained): (Option<Start>, Option<Arc<dyn Retained>>),
         now: Duration,
     ) -> Result<(), Reply> {
         self.topics_left = self.topics_left.saturating_sub(price(subscribe, start));
@@ -103,6 +106,9 @@ impl<I: Io> Shard<I> {
                 let (lifetime, has_gap) = (subscribe.lifetime, opened.gap);
                 let new = NewStream { link, socket, options, lifetime, unsent };
                 self.delivery.begin(opened, new, now, &mut self.links.log);
+                if let (Some(retained), Some(history)) = (retained, self.links.log.history()) {
+                    history.begun(link, retained, |link| self.delivery.is_laggard(link));
+                }
                 self.connected(link, subscribe, socket, counted, has_gap, now);
             }
             Err(()) => {

@@ -10,7 +10,7 @@ use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Start;
 
 use crate::admission::Subscribe;
-use crate::history::ShardHistory;
+use crate::history::{ShardHistory, StoreStart};
 use crate::orders::Names;
 use crate::shard::Shard;
 use crate::shared_log::SharedLog;
@@ -127,6 +127,7 @@ impl<I: Io> Shard<I> {
             }
             let Resuming { awaits, socket, subscribe, encoding, .. } = resuming;
             let of_store = self.forget_start(awaits);
+            let start_of_store = of_store.as_ref().map(|of_store| of_store.start);
             let start = match awaits {
                 Awaits::Start(_) if of_store.is_none() => {
                     self.counts.turned_away += 1;
@@ -134,11 +135,11 @@ impl<I: Io> Shard<I> {
                     continue;
                 }
                 // The event with its id may have come from the shared log while the store was asked.
-                Awaits::Start(_) if matches!(of_store, Some(Start::Gap { .. })) => {
+                Awaits::Start(_) if matches!(of_store, Some(StoreStart { start: Start::Gap { .. }, .. })) => {
                     let known = self.start_of(&subscribe, encoding);
-                    known.filter(|start| !SharedLog::lacks_what_follows(*start)).or(of_store)
+                    known.filter(|start| !SharedLog::lacks_what_follows(*start)).or(start_of_store)
                 }
-                Awaits::Start(_) => of_store,
+                Awaits::Start(_) => start_of_store,
                 Awaits::Number(_) => self.start_of(&subscribe, encoding),
             };
             // Its number has come, and memory has lost what came behind it meanwhile.
@@ -149,7 +150,8 @@ impl<I: Io> Shard<I> {
                 self.arrivals.resuming.push_back(Resuming { awaits, until, socket, subscribe, encoding });
                 continue;
             }
-            if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
+            let retained = of_store.and_then(|of_store| of_store.retained);
+            if let Err(other) = self.subscribe(socket, &subscribe, encoding, (start, retained), now) {
                 self.reply(socket, other, now);
             }
         }
@@ -159,7 +161,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Takes the answer of the durable store away, if there is one.
-    pub(super) fn forget_start(&mut self, awaits: Awaits) -> Option<Start> {
+    pub(super) fn forget_start(&mut self, awaits: Awaits) -> Option<StoreStart> {
         let Awaits::Start(ticket) = awaits else { return None };
         self.links.log.history()?.take_start(ticket)
     }
