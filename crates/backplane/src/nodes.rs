@@ -42,7 +42,9 @@ type Handler = dyn Fn(&str, &[u8]) -> Vec<u8> + Send + Sync;
 /// The other nodes.
 pub(crate) struct Nodes {
     link: Arc<Link>,
-    /// The name of this node. Each start has another one.
+    /// The name of this node. Each start has another one. Behind the last `-` is the time of the start, so that
+    /// the order of these ends is that of age, as far as the clocks of the machines agree, and then a random
+    /// number.
     name: String,
     subject: String,
     seen: Mutex<BTreeMap<String, Instant>>,
@@ -65,10 +67,12 @@ pub enum TellError {
 }
 
 impl Nodes {
-    pub(crate) fn new(link: Arc<Link>, name: &str, stream: &str) -> Nodes {
+    /// `now`: the date, as the time since 1970.
+    pub(crate) fn new(link: Arc<Link>, name: &str, stream: &str, now: Duration) -> Nodes {
+        let (time, random) = (base_36(now.as_millis() as u64), base_36(u64::from(fastrand::u32(..))));
         Nodes {
             link,
-            name: format!("{name}-{}", base_36(fastrand::u64(..))),
+            name: format!("{name}-{time:0>9}{random}"),
             subject: format!("_FANFARE.{stream}.nodes"),
             seen: Mutex::default(),
             handlers: Mutex::default(),

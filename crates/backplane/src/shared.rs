@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::UNIX_EPOCH;
 
 use fanfare::{Feed, LogBreak};
 use fanfare_io::Clock;
@@ -119,10 +120,12 @@ impl Shared {
         end: watch::Sender<bool>,
     ) -> Shared {
         let differences = stream::differences(&info.config, &options);
+        let clock = Clock::start();
+        let now = clock.date().duration_since(UNIX_EPOCH).unwrap_or_default();
         let shared = Shared {
             differences: differences.iter().map(ToString::to_string).collect(),
             subjects: Subjects::new(&options.prefix),
-            nodes: Arc::new(Nodes::new(Arc::clone(api.link()), &options.name, &options.stream)),
+            nodes: Arc::new(Nodes::new(Arc::clone(api.link()), &options.name, &options.stream, now)),
             link: Arc::clone(api.link()),
             options,
             api,
@@ -133,7 +136,7 @@ impl Shared {
             counts: Counts::default(),
             runs: Runs::default(),
             holes: Holes::default(),
-            clock: Clock::start(),
+            clock,
             recent: Recent::default(),
             retained: Retained::default(),
             extent: Extent::default(),

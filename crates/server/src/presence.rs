@@ -258,10 +258,13 @@ impl Presence {
         is_watched(hub, topic) || self.lock_others().is_watched(topic)
     }
 
-    /// Whether this server publishes the events: one of a cluster does.
+    /// Whether this server publishes the events. Of a cluster it is the server that was started first: a server
+    /// that is new does not know yet what all the others have.
     fn is_teller(&self) -> bool {
         let Some(peers) = &self.peers else { return true };
-        peers.others().iter().all(|other| peers.own_name() < other.as_str())
+        let age = |name: &str| name.rsplit_once('-').map_or("", |(_, age)| age).to_owned();
+        let own = (age(peers.own_name()), peers.own_name());
+        peers.others().iter().all(|other| own < (age(other), other.as_str()))
     }
 
     /// Notes which other servers are there, what they have told, and whether one is new.
@@ -275,6 +278,12 @@ impl Presence {
             waiting.of_others.entry(topic).or_default().add(change);
         }
         drop(others);
+        // No server has told what changed between the end of the last teller and now.
+        let is_teller = self.is_teller();
+        if is_teller && !std::mem::replace(&mut waiting.refresh.was_teller, is_teller) {
+            (waiting.refresh.is_needed, waiting.refresh.takes_over) = (true, true);
+        }
+        waiting.refresh.was_teller = is_teller;
         // Messages may be lost where a connection is.
         waiting.refresh.is_needed |= self.clock.now() >= waiting.refresh.tells_all_at;
     }
@@ -348,6 +357,7 @@ impl Presence {
         refresh.is_needed |= std::mem::replace(&mut refresh.missed, missed) != missed;
         if refresh.rest.is_none() && refresh.is_needed && now >= refresh.next_at {
             refresh.is_needed = false;
+            refresh.tells_all_watched = std::mem::take(&mut refresh.takes_over);
             refresh.tells_all_at = now + TELL_ALL;
             refresh.next_at = now + REFRESH_PAUSE;
             refresh.known = self.lock().topics.keys().cloned().collect();
@@ -388,7 +398,8 @@ impl Presence {
                 if differs && (is_watched || last.is_some()) {
                     self.lock().note(&topic, happened, now.as_secs(), self.options.topics);
                 }
-                if is_teller && is_watched && (differs || is_read_by_name) {
+                let is_to_be_told = differs || is_read_by_name || waiting.refresh.tells_all_watched;
+                if is_teller && is_watched && is_to_be_told {
                     waiting.add_untold(topic, happened, self.options.untold());
                 }
             }
@@ -527,6 +538,12 @@ struct Refresh {
     known: Vec<Topic>,
     /// Where the page of topics begins that comes next. `None`: no pass is under way.
     rest: Option<Option<u64>>,
+    /// Whether this server published the events in the last interval.
+    was_teller: bool,
+    /// It has begun to: the next pass tells the counts of all topics whose events are read.
+    takes_over: bool,
+    /// The pass does that.
+    tells_all_watched: bool,
 }
 
 impl Share {

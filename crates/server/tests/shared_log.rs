@@ -433,6 +433,30 @@ on_both_backends! {
         drop(other);
         expect_count(0);
     }
+
+    /// One server publishes the events of presence for all. Where it ends, the next one tells also what has changed
+    /// before its end was noticed.
+    fn presence_goes_on_without_the_server_that_told_it(backend) {
+        let nats = Nats::start();
+        let options = ["--presence", "room/*", "--presence-interval", "100ms"];
+        let first = nats.node(backend, &options);
+        let second = nats.node(backend, &options);
+        let mut watchers = [1, 2].map(|room| second.subscribe(&format!("topic=presence/room/{room}")));
+        let mut expect_count = |room: usize, count: u64| loop {
+            let event = watchers[room - 1].event();
+            let data: Value = serde_json::from_str(&event.data).expect("JSON");
+            if data["subscribers"] == count {
+                return;
+            }
+        };
+        let _there = first.subscribe("topic=room/1");
+        let _here = second.subscribe("topic=room/1");
+        expect_count(1, 2);
+        drop(first);
+        let _more = [second.subscribe("topic=room/1"), second.subscribe("topic=room/2")];
+        expect_count(1, 2);
+        expect_count(2, 1);
+    }
 }
 
 fn copy_directory(from: &Path, to: &Path) {

@@ -2,7 +2,7 @@
 //!
 //! Each server tells the others how many subscribers its topics have, when that changes, and all of its
 //! topics to a server that is new. So each server knows the sum, and has the whole history. One of them
-//! publishes the events: the one with the lowest name. When a server has not shown itself for some seconds,
+//! publishes the events: the one that was started first. When a server has not shown itself for some seconds,
 //! its subscribers have left.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
