@@ -208,8 +208,8 @@ impl Builder {
         self
     }
 
-    /// Options of every subscriber's socket. [`Builder::send_buffer`] sets one of them, before this or after
-    /// it.
+    /// Options of every subscriber's socket. [`Builder::send_buffer`] and [`Builder::keepalive`] set one of them
+    /// each, before this or after it.
     pub fn socket_options(mut self, options: SocketOptions) -> Builder {
         self.socket_options = options;
         self
