@@ -67,6 +67,7 @@ pub struct Builder {
     socket_options: SocketOptions,
     /// Changes `socket_options` at the start.
     send_buffer: Option<u32>,
+    keepalive: Option<Duration>,
     admission: Option<ChosenAdmission>,
     admission_threads: usize,
     hand_over: bool,
@@ -207,8 +208,8 @@ impl Builder {
         self
     }
 
-    /// Options of every subscriber's socket. [`Builder::send_buffer`] sets one of them, before this or after
-    /// it.
+    /// Options of every subscriber's socket. [`Builder::send_buffer`] and [`Builder::keepalive`] set one of them
+    /// each, before this or after it.
     pub fn socket_options(mut self, options: SocketOptions) -> Builder {
         self.socket_options = options;
         self
@@ -383,6 +384,7 @@ impl Builder {
         self.limit_changes.into_iter().for_each(|change| change(&mut limits));
         let mut socket_options = self.socket_options;
         socket_options.send_buffer = self.send_buffer.or(socket_options.send_buffer);
+        socket_options.keepalive = self.keepalive.or(socket_options.keepalive);
         if let Some(events) = self.life_cycle {
             // Fewer than two are two: see `LifeCycleQueue::new`.
             limits.life_cycle_events = events.max(2);
@@ -583,6 +585,7 @@ impl Engine {
             limit_changes: Vec::new(),
             socket_options: SocketOptions::default(),
             send_buffer: None,
+            keepalive: None,
             admission: None,
             admission_threads: ADMISSION_THREADS,
             hand_over: false,

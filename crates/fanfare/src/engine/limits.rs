@@ -184,6 +184,13 @@ impl Builder {
         self.limit(move |limits| limits.connection_age = Some(age))
     }
 
+    /// Time after which the kernel asks a silent peer whether it is still there:
+    /// [`crate::SocketOptions::keepalive`].
+    pub fn keepalive(mut self, time: Duration) -> Builder {
+        self.keepalive = Some(time);
+        self
+    }
+
     /// Send buffer of each subscriber's socket, in bytes: [`crate::SocketOptions::send_buffer`].
     pub fn send_buffer(mut self, bytes: u32) -> Builder {
         self.send_buffer = Some(bytes);

@@ -53,6 +53,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
         retry(Duration::from_secs(4)) = "4s",
         max_age(Duration::from_secs(600)) = "10m",
         send_buffer(50_000) = "50000B",
+        keepalive(Duration::from_secs(300)) = "5m",
     };
     cases
 }
@@ -171,8 +172,13 @@ fn each_option_does_what_the_method_does() {
         let options = settings(used);
         let server = || Engine::builder().limits(settings(&["fanfare"]).limits());
         let by_option = Engine::builder().limits(options.limits()).socket_options(options.socket_options());
-        if name == "send-buffer" {
-            let expected = SocketOptions::default().with_send_buffer(Some(50_000));
+        let default = SocketOptions::default();
+        let of_sockets = match name {
+            "send-buffer" => Some(default.with_send_buffer(Some(50_000))),
+            "keepalive" => Some(default.with_keepalive(Some(Duration::from_secs(300)))),
+            _ => None,
+        };
+        if let Some(expected) = of_sockets {
             assert_eq!(options.socket_options(), expected);
             continue;
         }
