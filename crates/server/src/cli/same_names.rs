@@ -173,7 +173,7 @@ fn each_option_does_what_the_method_does() {
         let server = || Engine::builder().limits(settings(&["fanfare"]).limits());
         let by_option = Engine::builder().limits(options.limits()).socket_options(options.socket_options());
         let default = SocketOptions::default();
-        let of_sockets = match name {
+        let of_sockets = match name.as_str() {
             "send-buffer" => Some(default.with_send_buffer(Some(50_000))),
             "keepalive" => Some(default.with_keepalive(Some(Duration::from_secs(300)))),
             _ => None,
