@@ -7,11 +7,11 @@
 //! end: it has all that was acknowledged, and it answers in a form in which no message can harm the
 //! connection.
 //!
-//! A subscriber that begins is given what the retention of its topics covers ([`crate::retained`]). Everybody
-//! else is given all there is: an engine that starts, whose log in memory notes what it does not keep, and a
-//! subscriber that was there when an event came, and is late.
+//! A subscriber that begins is given what the retention of its topics covers ([`crate::retained`]). An engine
+//! that starts is given everything, because its log in memory notes what it does not keep. So is a subscriber
+//! that was there when the events came, and has fallen behind.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +76,7 @@ const MOST_FAILURES: u32 = 2;
 /// Of one topic, at least so many of the newest messages are searched for an id.
 const SEARCHED: u64 = 4096;
 
+#[derive(Clone)]
 pub(crate) struct StreamReader {
     shared: Arc<Shared>,
     runtime: Handle,
@@ -166,7 +167,8 @@ impl StoreReader for StreamReader {
                     self.wait(async move { read_all(&shared, &sessions, after, newest, bounds).await })
                 }
                 Query::Topics(topics) => {
-                    let topics = topics.to_vec();
+                    let topics: BTreeMap<Topic, u64> =
+                        topics.iter().map(|topic| (topic.clone(), 0)).collect();
                     self.wait(async move { read_topics(&shared, &topics, after, newest, bounds).await })
                 }
             };
@@ -192,10 +194,7 @@ impl StoreReader for StreamReader {
                 return Ok(view);
             }
         }
-        let sessions = Arc::clone(&self.sessions);
-        let reader =
-            StreamReader { shared: Arc::clone(&self.shared), runtime: self.runtime.clone(), sessions };
-        view.retained = Some(Arc::new(StreamView { reader, state }));
+        view.retained = Some(Arc::new(StreamView { reader: self.clone(), state }));
         Ok(view)
     }
 
@@ -229,7 +228,12 @@ impl Retained for StreamView {
             Query::Topics(topics) => {
                 let topics = topics.to_vec();
                 self.reader.wait(async move {
-                    read_retained_topics(&shared, &state, &topics, after, newest, bounds).await
+                    let mut expired = BTreeMap::new();
+                    for topic in topics {
+                        let up_to = state.expired_up_to(&topic).await?;
+                        expired.insert(topic, up_to);
+                    }
+                    read_topics(&shared, &expired, after, newest, bounds).await
                 })
             }
         }
@@ -416,33 +420,14 @@ impl Session {
     }
 }
 
+/// The events of these topics. For each of them, those up to a number are left out.
 async fn read_topics(
     shared: &Shared,
-    topics: &[Topic],
+    expired: &BTreeMap<Topic, u64>,
     after: u64,
     newest: u64,
     bounds: Bounds,
 ) -> Result<Page, String> {
-    let lines = topics.iter().collect::<BTreeSet<_>>().into_iter();
-    let mut lines: Vec<Line> = lines.map(|topic| Line::new(shared.subjects.of_topic(topic), after)).collect();
-    lines.push(Line::new(shared.subjects.multi(), after));
-    let is_wanted = |record: &Record| record.event.topics().iter().any(|topic| topics.contains(topic));
-    read_lines(shared, lines, is_wanted, after, newest, bounds).await
-}
-
-/// The same for a subscriber that has begun at this state.
-async fn read_retained_topics(
-    shared: &Shared,
-    state: &retained::AtStart,
-    topics: &[Topic],
-    after: u64,
-    newest: u64,
-    bounds: Bounds,
-) -> Result<Page, String> {
-    let mut expired = BTreeMap::new();
-    for topic in topics {
-        expired.insert(topic.clone(), state.expired_up_to(topic).await?);
-    }
     let mut lines: Vec<Line> = expired
         .iter()
         .map(|(topic, up_to)| Line::new(shared.subjects.of_topic(topic), after.max(*up_to)))
