@@ -24,7 +24,7 @@ use crate::api::ApiError;
 use crate::shared::Shared;
 use crate::sync::lock;
 
-/// For so long nothing is asked again, whoever begins.
+/// For so long what JetStream has said is used again, also for other subscribers.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Topics of which the expired events are remembered.
@@ -145,44 +145,41 @@ impl AtStart {
             if up_to <= gone.newest_public.max(after) {
                 break;
             }
-            let found = self.find_messages(&subject, topics, after, up_to).await?;
-            if found.is_some() {
-                gone.newest = gone.newest.max(up_to);
-            }
-            if found == Some(IsPublic(true)) {
-                gone.newest_public = gone.newest_public.max(up_to);
+            match self.find_messages(&subject, topics, after, up_to).await? {
+                Found::Nothing => {}
+                Found::Private => gone.note(up_to, true),
+                Found::Public => gone.note(up_to, false),
             }
         }
         Ok(gone)
     }
 
-    /// Whether there are messages of a subject that are for these topics, behind `after` and up to the number
-    /// `up_to`, and whether one of them is for everybody. Where none of the first ones is, the others are not
-    /// looked at, and count as such.
+    /// Looks for events of these topics under a subject, behind `after` and up to the number `up_to`. Where no
+    /// public one is among the first messages, the others are not looked at, and one of them counts as public.
     async fn find_messages(
         &self,
         subject: &str,
         topics: &[Topic],
         after: u64,
         up_to: u64,
-    ) -> Result<Option<IsPublic>, String> {
-        let (mut from, mut has_private) = (after + 1, false);
+    ) -> Result<Found, String> {
+        let (mut from, mut found) = (after + 1, Found::Nothing);
         for _ in 0..MOST_LOOKS {
             let next = self.shared.api.next_message(from, subject, STEP).await;
             let next = next.map_err(|error| error.to_string())?;
             let Some(message) = next.filter(|message| message.stored.number <= up_to) else {
-                return Ok(has_private.then_some(IsPublic(false)));
+                return Ok(found);
             };
             let event = message.to_record(&self.shared.subjects).map(|record| record.event);
             let event = event.filter(|event| event.topics().iter().any(|topic| topics.contains(topic)));
             match event {
-                Some(event) if event.is_private() => has_private = true,
-                Some(_) => return Ok(Some(IsPublic(true))),
+                Some(event) if event.is_private() => found = Found::Private,
+                Some(_) => return Ok(Found::Public),
                 None => {}
             }
             from = message.stored.number + 1;
         }
-        Ok(Some(IsPublic(true)))
+        Ok(Found::Public)
     }
 
     /// Those of these records that had not expired.
@@ -348,9 +345,14 @@ impl AtStart {
     }
 }
 
-/// Whether a message is for everybody.
+/// What there is for a subscriber.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct IsPublic(bool);
+enum Found {
+    Nothing,
+    /// Private events alone.
+    Private,
+    Public,
+}
 
 fn keeps_nothing(retention: Retention) -> bool {
     retention.events == 0 || retention.bytes == 0
