@@ -280,10 +280,10 @@ impl Presence {
         drop(others);
         // No server has told what changed between the end of the last teller and now.
         let is_teller = self.is_teller();
-        if is_teller && !std::mem::replace(&mut waiting.refresh.was_teller, is_teller) {
+        let was_teller = std::mem::replace(&mut waiting.refresh.was_teller, is_teller);
+        if is_teller && !was_teller {
             (waiting.refresh.is_needed, waiting.refresh.takes_over) = (true, true);
         }
-        waiting.refresh.was_teller = is_teller;
         // Messages may be lost where a connection is.
         waiting.refresh.is_needed |= self.clock.now() >= waiting.refresh.tells_all_at;
     }
