@@ -102,7 +102,7 @@ fn ask_on(address: SocketAddr, request: &[u8], stop: &AtomicBool) -> Tally {
     while !stop.load(Ordering::Relaxed) {
         let asked_at = clock::now();
         match ask(&mut connection, address, request, stop) {
-            // The question was given up, because nobody wants the answer any more.
+            // The run does not need the answer any more.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => break,
             Ok(status) => {
                 record(&mut tally.latency, clock::now() - asked_at);

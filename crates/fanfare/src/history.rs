@@ -636,7 +636,7 @@ impl HistoryReader {
         let View { gone, expired, retained } = self.store.view(selectors.query(), number.unwrap_or(0))?;
         let (gone, mut expired) = (selectors.gone(gone), selectors.gone(expired));
         if id == EARLIEST {
-            // It has missed nothing before it. What is gone later, before it comes there, it is told.
+            // It has asked for what is left, so it has missed nothing. It is told of what is dropped while it reads.
             return Ok(StoreStart { start: Start::At { cursor: gone, from: 0 }, retained });
         }
         if let (Some(seq), Some(retained), Query::All) = (number, &retained, selectors.query())

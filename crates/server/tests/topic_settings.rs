@@ -384,8 +384,8 @@ on_both_backends! {
         }
     }
 
-    /// What expires while a subscriber reads, or was published since it began, is not taken from it: it was told of a
-    /// gap again and again, or its stream was ended before its first event.
+    /// A subscriber gets also the events that expire while it reads. It was told of a gap again and again before, or
+    /// its stream was ended before its first event.
     fn what_expires_during_a_replay_is_not_lost(backend) {
         const EVENTS: usize = 400;
         let nats = Nats::start();

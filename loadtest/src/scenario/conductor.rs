@@ -58,7 +58,7 @@ pub(super) struct Conductor<'a> {
 }
 
 impl Conductor<'_> {
-    /// Nothing is published; whatever comes is somebody else's.
+    /// Nothing is published here, so every event that comes is another program's.
     fn listens(&self) -> bool {
         matches!(self.kind, Kind::Listen(_)) || !self.load.can_publish()
     }
@@ -221,7 +221,7 @@ impl Conductor<'_> {
             let crowd = self.crowd()?;
             let open = crowd.open();
             bar.set_position(open);
-            // Streams that somebody else ends early are open again and again, but hardly ever all at once.
+            // Streams that the server ends early are opened again and again, but are hardly ever open all at once.
             let were_open = if self.listens() { crowd.opened() } else { open + crowd.over() };
             if were_open + crowd.failed() >= all {
                 break;
