@@ -13,11 +13,11 @@ use serde::Serialize;
 use self::search::Search;
 use crate::clock::{self, nanoseconds, parse_duration};
 use crate::failure::{Failure, Outcome};
+use crate::monitor::{Monitor, Wants};
 use crate::outputs::{check_writable, write_so_far};
 use crate::report::{Report, units};
 use crate::scenario::{self, Churn, Kind, Load, Mixed, Slow};
 use crate::sys;
-use crate::watch::{Wants, Watch};
 
 /// What is raised from step to step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
@@ -212,12 +212,12 @@ impl Find {
     fn step(&self, value: f64) -> Outcome<Step> {
         let load = self.load_at(value);
         let wants = Wants { shows_line: Wants::on_terminal(load.quiet), ..Wants::default() };
-        let mut watch = Watch::new(wants);
+        let mut monitor = Monitor::new(wants);
         let mut report =
-            scenario::run_watched(&self.scenario.kind(), &load, &load.target_name(), &mut watch)?;
+            scenario::run_monitored(&self.scenario.kind(), &load, &load.target_name(), &mut monitor)?;
         let failed = report.failed_thresholds().chain(report.problems.iter().cloned());
         let (failed, limits) = (failed.collect(), why::limits(&report, &load));
-        report.latency_curve.clear();
+        report.drop_curves();
         report.seconds.clear();
         report.settings = serde_json::Value::Null;
         Ok(Step {

@@ -16,6 +16,7 @@ mod failure;
 mod find;
 mod http;
 mod limits;
+mod monitor;
 mod outputs;
 mod provenance;
 mod publish;
@@ -35,7 +36,6 @@ mod target;
 mod threshold;
 mod tls;
 mod tun;
-mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -94,9 +94,9 @@ fn one_run(kind: &Kind, load: &Load, outputs: &Outputs) -> Outcome<ExitCode> {
         say(&scenario::requests(kind, load)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let mut watch = outputs.begin(load)?;
+    let mut monitor = outputs.begin(load)?;
     let provenance = Provenance::begin();
-    let mut report = scenario::run_watched(kind, load, &secrets::url(&load.target_name()), &mut watch)?;
+    let mut report = scenario::run_monitored(kind, load, &secrets::url(&load.target_name()), &mut monitor)?;
     report.provenance = Some(provenance.until_now());
     say(&summary(&report));
     let mut unwritten = outputs.write(&report);

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use crate::exporter::Exporter;
 use crate::failure::{Failure, Outcome};
+use crate::monitor::{Monitor, Wants};
 use crate::report::{Earlier, HistogramLog, Report, csv, junit, junit_before, run_page};
 use crate::scenario::{Load, OUTPUT};
-use crate::watch::{Wants, Watch};
 
 /// Where the figures of one run go. They are beside the settings, because they do not change what is measured.
 #[derive(Args, Clone, Debug, Default)]
@@ -43,7 +43,7 @@ pub(crate) struct Outputs {
 impl Outputs {
     /// Everything that is to see the run from its start. Files are created now, so that a wrong name ends the
     /// run before it has begun.
-    pub(crate) fn begin(&self, load: &Load) -> Outcome<Watch> {
+    pub(crate) fn begin(&self, load: &Load) -> Outcome<Monitor> {
         self.each_has_its_own(load)?;
         // Before any file is emptied: it may be one that is written at the end.
         let earlier = self.against.as_deref().map(Earlier::read).transpose()?;
@@ -54,7 +54,7 @@ impl Outputs {
         if let Some(path) = &self.junit {
             write(path, &junit_before())?;
         }
-        Ok(Watch::new(Wants {
+        Ok(Monitor::new(Wants {
             earlier,
             log: self.hlog.as_deref().map(HistogramLog::create).transpose()?,
             exporter: self.prometheus.map(Exporter::start).transpose()?,

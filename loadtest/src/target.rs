@@ -1,6 +1,7 @@
 //! Where a server is and how it is spoken to: URLs, and the templates for subscribing and publishing.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use rustls::pki_types::ServerName;
@@ -54,23 +55,33 @@ impl Url {
         tls::server_name(host.trim_matches(['[', ']'])).map(Some)
     }
 
-    /// Looks the host up; the first address counts.
+    /// Looks the host up. Of several addresses it takes the first one at which somebody listens, and the first one
+    /// of all where nobody does: `localhost` is ::1 and 127.0.0.1, and most servers listen at one of them.
     pub(crate) fn resolve(&self) -> Outcome<SocketAddr> {
         let port = if self.is_secure { 443 } else { 80 };
         let name =
             if self.has_port() { self.authority.clone() } else { format!("{}:{port}", self.authority) };
-        let found = name.to_socket_addrs().map(|mut addresses| addresses.next());
-        match found {
-            Ok(Some(address)) => Ok(address),
-            Ok(None) => Err(Failure::new(format!("`{name}` has no address"))),
-            Err(error) => Err(Failure::new(format!("`{name}` cannot be looked up: {error}"))),
+        let addresses: Vec<SocketAddr> = name
+            .to_socket_addrs()
+            .map_err(|error| Failure::new(format!("`{name}` cannot be looked up: {error}")))?
+            .collect();
+        match addresses[..] {
+            [] => Err(Failure::new(format!("`{name}` has no address"))),
+            [only] => Ok(only),
+            [first, ..] => Ok(addresses.into_iter().find(somebody_listens_at).unwrap_or(first)),
         }
     }
 }
 
-/// A request with placeholders in it: `{topic}`, `{topics:SEPARATOR}`, `{seq}`, `{data}`, the data escaped for JSON
-/// as `{data:json}` and for a form or a URL as `{data:url}`, and for subscriptions `{subscriber}`, `{value}` and
-/// `{last_event_id}`. Other braces are plain text, so JSON needs no escaping.
+/// Whether a connection is taken there within a second.
+fn somebody_listens_at(address: &SocketAddr) -> bool {
+    TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok()
+}
+
+/// A request with placeholders in it: `{topic}`, `{topics:SEPARATOR}`, `{seq}`, `{data}`, and for subscriptions
+/// `{subscriber}`, `{value}` and `{last_event_id}`. `{data:json}` and `{last_event_id:json}` are escaped for a string in
+/// JSON, `{data:url}` and `{last_event_id:url}` for a form or a URL. Other braces are plain text, so JSON needs no
+/// escaping.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Template {
     pub(crate) method: String,
@@ -110,14 +121,15 @@ impl Values<'_> {
             "topic" => into.push_str(self.topic),
             "seq" => into.push_str(&self.sequence.to_string()),
             "data" => into.push_str(self.data),
-            "data:json" => {
-                let quoted = serde_json::Value::from(self.data).to_string();
-                into.push_str(&quoted[1..quoted.len() - 1]);
-            }
-            "data:url" => into.push_str(&percent_encoded(self.data)),
+            "data:json" => into.push_str(&escaped_for_json(self.data)),
+            "data:url" => into.push_str(&percent_encoded(self.data.as_bytes())),
             "subscriber" => into.push_str(&self.subscriber.to_string()),
             "value" => into.push_str(self.value),
             "last_event_id" => into.push_str(&String::from_utf8_lossy(self.last_event_id)),
+            "last_event_id:json" => {
+                into.push_str(&escaped_for_json(&String::from_utf8_lossy(self.last_event_id)));
+            }
+            "last_event_id:url" => into.push_str(&percent_encoded(self.last_event_id)),
             _ => match name.strip_prefix("topics:") {
                 Some(_) if self.topics.is_empty() => into.push_str(self.topic),
                 Some(separator) => into.push_str(&self.topics.join(separator)),
@@ -147,10 +159,16 @@ fn fill(text: &str, values: Values<'_>) -> String {
     filled
 }
 
+/// As it is between the quotes of a string in JSON.
+fn escaped_for_json(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
 /// As a form or a query has it (RFC 3986, section 2.1): everything but unreserved characters.
-fn percent_encoded(text: &str) -> String {
+fn percent_encoded(text: &[u8]) -> String {
     let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    for &byte in text {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(byte as char),
             _ => encoded.push_str(&format!("%{byte:02X}")),
@@ -381,6 +399,35 @@ mod tests {
         let text = String::from_utf8(request).unwrap();
         assert!(text.starts_with("POST /events HTTP/1.1\r\nHost: h:1\r\n"), "{text}");
         assert!(text.ends_with("Content-Length: 28\r\n\r\n{\"topic\":\"a\",\"data\":\"{seq}\"}"), "{text}");
+    }
+
+    #[test]
+    fn of_several_addresses_the_one_is_taken_at_which_somebody_listens() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(somebody_listens_at(&address));
+        // Where `localhost` is also ::1, nobody listens at that port there.
+        let url = Url::parse(&format!("http://localhost:{}/", address.port())).unwrap();
+        assert_eq!(url.resolve().unwrap(), address);
+        // Where nobody listens any more, the address is still that of the host.
+        drop(listener);
+        assert_eq!(url.resolve().unwrap().port(), address.port());
+    }
+
+    #[test]
+    fn a_last_event_id_is_escaped_where_the_template_says_so() {
+        let template = Template {
+            method: "POST".to_owned(),
+            url: "http://h/?a={last_event_id:url}".to_owned(),
+            headers: Vec::new(),
+            body: Some(r#""{last_event_id:json}" {last_event_id}"#.to_owned()),
+        };
+        let values = Values { last_event_id: "a&\"\u{e9}".as_bytes(), ..Values::default() };
+        let mut request = Vec::new();
+        template.request(None, values, &mut request).unwrap();
+        let text = String::from_utf8(request).unwrap();
+        assert!(text.starts_with("POST /?a=a%26%22%C3%A9 HTTP/1.1\r\n"), "{text}");
+        assert!(text.ends_with("\r\n\r\n\"a&\\\"\u{e9}\" a&\"\u{e9}"), "{text}");
     }
 
     #[test]

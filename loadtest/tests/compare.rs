@@ -222,6 +222,26 @@ fn every_scenario_can_be_compared_in() {
     }
 }
 
+/// A storm with resume could not be compared: who gives no ids must not pass for one that resumes.
+#[test]
+fn a_storm_with_resume_is_judged_as_one() {
+    let of = |more: &str| format!("compare --contenders threads --rounds 1 --connections 40 -d 600ms {more}");
+    let without = fake::judge(&of("--scenario storm -r 50"));
+    assert_eq!(without.code, 0, "{}", without.complaint);
+    let round = |verdict: &fake::Verdict| verdict.json["rows"][0]["rounds"][0].clone();
+    assert!(round(&without)["missed_while_away"].as_u64().unwrap() > 0);
+
+    let with = fake::judge(&of("--scenario storm -r 50 --resume --patience 500ms"));
+    assert_eq!(with.code, 1, "{}", with.complaint);
+    assert_eq!(round(&with)["settings"]["scenario"]["storm"]["no_resume"], false);
+    assert!(round(&with)["lost"].as_u64().unwrap() > 0);
+    assert!(with.complaint.contains("resume was not tested"), "{}", with.complaint);
+
+    let elsewhere = fake::judge(&of("--resume"));
+    assert_eq!(elsewhere.code, 2);
+    assert!(elsewhere.complaint.contains("--resume is for --scenario storm"), "{}", elsewhere.complaint);
+}
+
 #[test]
 fn who_has_one_channel_is_left_out_where_topics_matter() {
     for scenario in ["topics", "mixed"] {

@@ -158,7 +158,7 @@ impl Plan {
 /// Where the run stands, for what an ended stream means.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u8)]
-pub(crate) enum Stage {
+pub(crate) enum Phase {
     /// Streams are being opened; nothing may end.
     Opening = 0,
     /// Streams that end are opened again.
@@ -236,7 +236,7 @@ const NO_ANSWER: u64 = u64::MAX;
 
 /// What all workers share.
 struct Common {
-    stage: AtomicU8,
+    phase: AtomicU8,
     failed: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
@@ -247,11 +247,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Common {
-    fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::Relaxed) {
-            0 => Stage::Opening,
-            1 => Stage::Live,
-            _ => Stage::Over,
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Opening,
+            1 => Phase::Live,
+            _ => Phase::Over,
         }
     }
 
@@ -278,7 +278,7 @@ impl Crowd {
         }
         let plan = Arc::new(plan);
         let common = Arc::new(Common {
-            stage: AtomicU8::new(Stage::Opening as u8),
+            phase: AtomicU8::new(Phase::Opening as u8),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         });
@@ -396,8 +396,8 @@ impl Crowd {
         sample::own_bytes()
     }
 
-    pub(crate) fn stage(&self, stage: Stage) {
-        self.common.stage.store(stage as u8, Ordering::Relaxed);
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.common.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// Why the run is over before its time, if it is.
@@ -418,7 +418,7 @@ impl Crowd {
 
     /// Ends the run and collects what each worker saw.
     pub(crate) fn finish(self, published: Vec<u64>) -> Outcome<Observations> {
-        self.stage(Stage::Over);
+        self.enter(Phase::Over);
         let published = Arc::new(published);
         self.tell(|| Command::Finish { published: published.clone() });
         let mut whole: Option<Observations> = None;

@@ -105,7 +105,7 @@ mod tests {
             server_cpu_us_per_delivery: Some(cpu),
             latency_us: latency.clone(),
             latency_curve: vec![(0.0, p99 / 2.0), (0.9, p99)],
-            parts: vec![Part { name: "small".to_owned(), latency_us: latency }],
+            parts: vec![Part { name: "small".to_owned(), latency_us: latency, ..Part::default() }],
             ..Report::default()
         }
     }

@@ -16,7 +16,7 @@ use super::clocks::Translation;
 use super::messages::{Order, Progress, Reply, Sample, Told};
 use super::protocol::{Connection, Role};
 use super::serve::{self, Listen};
-use crate::client::{Command, Crowd, Spread, Stage};
+use crate::client::{Command, Crowd, Phase, Spread};
 use crate::clock::{self, MILLISECOND};
 use crate::cores::Cores;
 use crate::failure::{Failure, Outcome};
@@ -29,7 +29,7 @@ use crate::{sample, sys};
 const REPORT: Duration = Duration::from_millis(1);
 const REPORT_AT_LEAST: u64 = 200 * MILLISECOND;
 /// Between two looks at how much memory is left.
-const MEMORY_LOOK: u64 = 50 * MILLISECOND;
+const MEMORY_CHECK: u64 = 50 * MILLISECOND;
 /// Text of all lists together.
 const LIST_BYTES: usize = 1 << 30;
 
@@ -242,8 +242,8 @@ impl Service<'_> {
         let crowd = lock(&self.shared.crowd);
         let Some(crowd) = crowd.as_ref() else { return };
         match told {
-            Told::Live => crowd.stage(Stage::Live),
-            Told::Over => crowd.stage(Stage::Over),
+            Told::Live => crowd.enter(Phase::Live),
+            Told::Over => crowd.enter(Phase::Over),
             Told::Window => crowd.tell(|| Command::Window),
             Told::Stall { group, stalled } => crowd.tell(|| Command::Stall { group, stalled }),
             Told::CutAll => crowd.tell(|| Command::CutAll),
@@ -323,7 +323,7 @@ fn report(shared: &Shared) {
                 }
                 let mut failure = crowd.failure().map(|failure| failure.to_string());
                 let least = shared.least_memory.load(Ordering::Relaxed);
-                if least > 0 && now.saturating_sub(looked_at) > MEMORY_LOOK {
+                if least > 0 && now.saturating_sub(looked_at) > MEMORY_CHECK {
                     looked_at = now;
                     let left = sample::available_bytes().map_or(u64::MAX, |bytes| bytes >> 20);
                     if left < least {

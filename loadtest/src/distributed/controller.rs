@@ -1,188 +1,35 @@
 //! The controller's side: agents that hold the subscribers of one run together, as if they were this
 //! machine's.
 //!
-//! A thread for each agent receives; what it hears is in [`Heard`]. One further thread, the pulse, tells the
-//! agents what was published, and asks for their time. Orders are sent by the thread that conducts the run.
+//! A thread for each agent receives; what it hears is in [`agent::Heard`]. One further thread, the [`pulse`], tells
+//! the agents what was published, and asks for their time. Orders are sent by the thread that conducts the run.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+mod agent;
+mod division;
+mod pulse;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use self::agent::{ANSWER, Agent};
+use self::division::{divide, pieces};
+use self::pulse::Pulse;
 use super::MachineFigures;
 use super::assignment::Assignment;
-use super::clocks::{Clock, Measured, best};
-use super::messages::{Order, Progress, Reply, Sample, Told};
-use super::protocol::{self, Connection, Machine, Role, Token};
-use crate::client::{Command, Delivered, Observations, SeenSoFar, Spread, Stage};
-use crate::clock::{self, MILLISECOND, nanoseconds};
+use super::clocks::Clock;
+use super::messages::{Order, Progress, Sample, Told};
+use super::protocol::{self, Machine, Role, Token};
+use crate::client::{Command, Delivered, Observations, Phase, SeenSoFar};
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::report::round;
-use crate::sys;
 
-/// Round trips before and after a run.
-const SERIES: usize = 16;
-/// Between two questions for an agent's time during a run.
-const PING: u64 = 50 * MILLISECOND;
-/// Between two looks at what was published.
-const PULSE: Duration = Duration::from_millis(1);
-/// For each topic the time between two looks is so long at least: a look at ten million takes some 10 ms.
-const PULSE_A_TOPIC: u64 = 20;
-/// Lines of a list, bytes of them, and counts, in one message.
-const LINES: usize = 50_000;
-const LINES_BYTES: usize = 4 << 20;
-const COUNTS: usize = 100_000;
-
-/// How long an agent may take for an answer; for the look at its limits; and for what it has seen.
-const ANSWER: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// How long an agent may take for the look at its limits.
 const PREPARATION: Duration = Duration::from_secs(120);
-const RESULT: Duration = Duration::from_secs(300);
-
-/// Descriptors of a thread that are not streams.
-const SPARE: u64 = 64;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What an agent has said.
-#[derive(Default)]
-struct Heard {
-    progress: Progress,
-    failure: Option<Failure>,
-    /// The answer to a ping of a series.
-    pong: Option<Measured>,
-    /// The answer to the assignment.
-    ready: Option<Result<Vec<String>, String>>,
-    /// The highest number of an order that the threads were told.
-    heard: u64,
-    owed: Option<(u64, u64)>,
-    seen: Option<(u64, SeenSoFar)>,
-    sample: Option<(u64, Sample)>,
-    observed: Option<Result<Observations, String>>,
-}
-
-/// An agent.
-struct Agent {
-    name: String,
-    machine: Machine,
-    connection: Connection,
-    clock: Mutex<Option<Clock>>,
-    heard: Mutex<Heard>,
-    news: Condvar,
-    /// It is not needed any more: that it is gone then is no loss.
-    over: AtomicBool,
-    gone: AtomicBool,
-}
-
-impl Agent {
-    fn failure(&self, text: impl std::fmt::Display) -> Failure {
-        let text = text.to_string();
-        let lines: Vec<String> = text.lines().map(|line| format!("agent {}: {line}", self.name)).collect();
-        Failure::new(lines.join("\n"))
-    }
-
-    /// The first reason counts.
-    fn fail(&self, text: impl std::fmt::Display) {
-        lock(&self.heard).failure.get_or_insert(self.failure(text));
-        self.news.notify_all();
-    }
-
-    fn send(&self, order: &Order) -> Outcome<()> {
-        self.connection.send(order).map_err(|error| {
-            self.fail(format!("it is lost: {error}"));
-            self.failure(format!("it is lost: {error}"))
-        })
-    }
-
-    /// Waits for something that the agent says.
-    fn wait<T>(&self, time: Duration, what: &str, take: impl Fn(&mut Heard) -> Option<T>) -> Outcome<T> {
-        let until = clock::now() + nanoseconds(time);
-        let mut heard = lock(&self.heard);
-        loop {
-            if let Some(found) = take(&mut heard) {
-                return Ok(found);
-            }
-            if let Some(failure) = &heard.failure {
-                return Err(failure.clone());
-            }
-            let left = Duration::from_nanos(until.saturating_sub(clock::now()));
-            if left.is_zero() {
-                let text = format!("it is late: {what} did not come within {} s", time.as_secs());
-                let failure = heard.failure.get_or_insert(self.failure(text)).clone();
-                return Err(failure);
-            }
-            let waited = self.news.wait_timeout(heard, left.min(Duration::from_millis(100)));
-            heard = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// Everything that the agent says, until it has said the last or is gone.
-    fn receive(&self) {
-        self.hear();
-        self.gone.store(true, Ordering::SeqCst);
-        self.news.notify_all();
-    }
-
-    fn hear(&self) {
-        loop {
-            let received = match self.connection.receive::<Reply>() {
-                Ok(received) => received,
-                Err(error) => {
-                    if !self.over.load(Ordering::SeqCst) {
-                        self.fail(format!("it is lost: {error}"));
-                    }
-                    return;
-                }
-            };
-            match received.message {
-                Reply::Pong { series, asked, received: there, answered } => {
-                    let measured = Measured::of(asked, there, answered, received.at);
-                    if series {
-                        lock(&self.heard).pong = Some(measured);
-                    } else if let Some(clock) = lock(&self.clock).as_mut()
-                        && let Some(translation) = clock.add(measured)
-                    {
-                        let _ = self.send(&Order::Clock(translation));
-                    }
-                }
-                Reply::Ready { notes } => lock(&self.heard).ready = Some(Ok(notes)),
-                Reply::Refused(text) => lock(&self.heard).ready = Some(Err(text)),
-                Reply::Progress(progress) => lock(&self.heard).progress = progress,
-                Reply::Failed(text) => self.fail(text),
-                Reply::Heard { number } => lock(&self.heard).heard = number,
-                Reply::Owed { number, deliveries } => lock(&self.heard).owed = Some((number, deliveries)),
-                Reply::Seen { number, seen } => lock(&self.heard).seen = Some((number, seen)),
-                Reply::Sample { number, sample } => lock(&self.heard).sample = Some((number, sample)),
-                Reply::Unobserved(text) => lock(&self.heard).observed = Some(Err(text)),
-                Reply::Observed { mut observations, spreads } => {
-                    let received = spreads.iter().map(|&length| {
-                        let bytes = self.connection.receive_bytes(usize::try_from(length).unwrap_or(0))?;
-                        Spread::from_bytes(&bytes).ok_or_else(|| std::io::Error::other("its result is cut"))
-                    });
-                    match received.collect::<std::io::Result<Vec<_>>>() {
-                        Ok(spreads) => {
-                            observations.spreads = spreads;
-                            lock(&self.heard).observed = Some(Ok(*observations));
-                        }
-                        Err(error) => return self.fail(format!("it is lost: {error}")),
-                    }
-                }
-            }
-            self.news.notify_all();
-        }
-    }
-
-    /// How far its clock is from this one's: the shortest of several round trips counts.
-    fn measure(&self) -> Outcome<Measured> {
-        let mut series = Vec::new();
-        for _ in 0..SERIES {
-            lock(&self.heard).pong = None;
-            self.send(&Order::Ping { series: true, asked: clock::now() })?;
-            series.push(self.wait(ANSWER, "its time", |heard| heard.pong.take())?);
-        }
-        best(&series).ok_or_else(|| self.failure("its clock was not measured"))
-    }
 }
 
 /// The agents of a run.
@@ -202,57 +49,6 @@ pub(crate) struct Agents {
     cores: Mutex<Vec<[crate::cores::Cores; 2]>>,
 }
 
-/// What the pulse does and knows.
-#[derive(Default)]
-struct Pulse {
-    agents: OnceLock<Vec<Arc<Agent>>>,
-    over: AtomicBool,
-    published: OnceLock<Arc<Vec<AtomicU64>>>,
-    /// What the agents were told of that. It is held while they are told, so that counts never go back.
-    told: Mutex<Vec<u64>>,
-}
-
-impl Pulse {
-    fn run(&self) {
-        let (mut pinged_at, mut told_at) = (0, 0);
-        while !self.over.load(Ordering::SeqCst) {
-            std::thread::sleep(PULSE);
-            if let Some(published) = self.published.get()
-                && clock::now() - told_at >= PULSE_A_TOPIC * published.len() as u64
-            {
-                told_at = clock::now();
-                self.tell_published();
-            }
-            if clock::now() - pinged_at > PING {
-                pinged_at = clock::now();
-                for agent in self.agents.get().into_iter().flatten() {
-                    let _ = agent.send(&Order::Ping { series: false, asked: clock::now() });
-                }
-            }
-        }
-    }
-
-    /// Tells all agents what was published since they were told last. What cannot be sent has failed already.
-    fn tell_published(&self) {
-        let Some(published) = self.published.get() else { return };
-        let mut told = lock(&self.told);
-        told.resize(published.len(), 0);
-        let mut changed = Vec::new();
-        for (topic, (told, count)) in told.iter_mut().zip(published.iter()).enumerate() {
-            let count = count.load(Ordering::Relaxed);
-            if count != *told {
-                *told = count;
-                changed.push((topic as u32, count));
-            }
-        }
-        for counts in changed.chunks(COUNTS) {
-            for agent in self.agents.get().into_iter().flatten() {
-                let _ = agent.send(&Order::Published(counts.to_vec()));
-            }
-        }
-    }
-}
-
 impl Agents {
     /// Joins all agents and measures their clocks.
     ///
@@ -264,16 +60,9 @@ impl Agents {
         for name in names {
             match protocol::connect(name, Role::Agent, token) {
                 Err(failure) => wrong.push(format!("agent {name}: {failure}")),
-                Ok((connection, machine)) => agents.push(Arc::new(Agent {
-                    name: name.clone(),
-                    machine,
-                    connection,
-                    clock: Mutex::default(),
-                    heard: Mutex::default(),
-                    news: Condvar::new(),
-                    over: AtomicBool::new(false),
-                    gone: AtomicBool::new(false),
-                })),
+                Ok((connection, machine)) => {
+                    agents.push(Arc::new(Agent::new(name.clone(), machine, connection)));
+                }
             }
         }
         if !wrong.is_empty() {
@@ -426,11 +215,11 @@ impl Agents {
     }
 
     /// Returns when all agents know: what the server does next they have to judge by it.
-    pub(super) fn stage(&self, stage: Stage) {
-        let told = match stage {
-            Stage::Opening => return,
-            Stage::Live => Told::Live,
-            Stage::Over => Told::Over,
+    pub(super) fn enter(&self, phase: Phase) {
+        let told = match phase {
+            Phase::Opening => return,
+            Phase::Live => Told::Live,
+            Phase::Over => Told::Over,
         };
         let number = self.told(told);
         for agent in &self.agents {
@@ -564,70 +353,10 @@ impl Agents {
     }
 }
 
-impl Agent {
-    /// What it saw. An agent whose streams failed has seen something, too.
-    fn result(&self) -> Outcome<Observations> {
-        let since = clock::now();
-        loop {
-            let mut heard = lock(&self.heard);
-            match heard.observed.take() {
-                Some(Ok(observed)) => return Ok(observed),
-                Some(Err(text)) => return Err(self.failure(text)),
-                None => {}
-            }
-            let patience = if sys::interrupted() { ANSWER } else { RESULT };
-            if self.gone.load(Ordering::SeqCst) || clock::now() - since > nanoseconds(patience) {
-                let text = "it did not say what it saw";
-                return Err(heard.failure.get_or_insert_with(|| self.failure(text)).clone());
-            }
-            drop(self.news.wait_timeout(heard, Duration::from_millis(50)));
-        }
-    }
-}
-
 impl Drop for Agents {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// Lines in messages of a size that can be sent.
-fn pieces(lines: &[String]) -> Vec<&[String]> {
-    let mut pieces = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (at, line) in lines.iter().enumerate() {
-        if at > start && (bytes + line.len() > LINES_BYTES || at - start >= LINES) {
-            pieces.push(&lines[start..at]);
-            (start, bytes) = (at, 0);
-        }
-        bytes += line.len();
-    }
-    pieces.push(&lines[start..]);
-    pieces
-}
-
-/// How many threads each machine has: what was asked for, or one per core, and more where descriptors would
-/// not last. Each thread has the same number of subscribers.
-fn divide(subscribers: u64, threads: Option<usize>, machines: &[&Machine]) -> Outcome<Vec<usize>> {
-    if subscribers < machines.len() as u64 {
-        return Err(Failure::new(format!(
-            "{subscribers} subscribers are fewer than {} agents",
-            machines.len()
-        )));
-    }
-    let mut shares: Vec<usize> =
-        machines.iter().map(|machine| threads.unwrap_or(machine.cores).clamp(1, 1024)).collect();
-    if shares.iter().sum::<usize>() as u64 > subscribers {
-        shares.fill(1);
-    }
-    let total = shares.iter().sum::<usize>() as u64;
-    let least = machines.iter().map(|machine| machine.descriptors).min().unwrap_or(0);
-    let most_each = least.saturating_sub(SPARE).max(1);
-    if threads.is_none() {
-        let times = subscribers.div_ceil(total).div_ceil(most_each) as usize;
-        shares.iter_mut().for_each(|share| *share = share.saturating_mul(times).min(1024));
-    }
-    Ok(shares)
 }
 
 #[cfg(test)]
@@ -635,6 +364,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::distributed::protocol::Connection;
 
     /// A machine that has the token and then does `what`, and what the controller says of it.
     fn told_of(what: impl FnOnce(&Connection) + Send + 'static) -> String {
@@ -661,25 +391,5 @@ mod tests {
         assert!(nonsense.contains("it is lost: it said something that has no meaning"), "{nonsense}");
         let gone = told_of(|_| {});
         assert!(gone.contains("it is lost"), "{gone}");
-    }
-
-    #[test]
-    fn threads_are_divided_by_cores_and_grow_with_the_descriptors_that_are_needed() {
-        let machine = |cores, descriptors| Machine { cores, descriptors, ..Machine::default() };
-        let (small, large) = (machine(2, 1_064), machine(6, 1_000_000));
-        let told = |subscribers, threads| divide(subscribers, threads, &[&small, &large]).unwrap();
-        assert_eq!(told(4_000, None), [2, 6]);
-        assert_eq!(told(20_000, None), [6, 18]);
-        assert_eq!(told(20_000, Some(3)), [3, 3]);
-        assert_eq!(told(5, None), [1, 1]);
-        assert!(divide(1, None, &[&small, &large]).is_err());
-    }
-
-    #[test]
-    fn long_lists_are_sent_in_pieces() {
-        let lines: Vec<String> = (0..3).map(|_| "x".repeat(LINES_BYTES / 2)).collect();
-        assert_eq!(pieces(&lines).iter().map(|piece| piece.len()).collect::<Vec<_>>(), [2, 1]);
-        let lines = vec![String::new(); LINES + 1];
-        assert_eq!(pieces(&lines).iter().map(|piece| piece.len()).collect::<Vec<_>>(), [LINES, 1]);
     }
 }

@@ -17,9 +17,9 @@ pub(crate) use assignment::{Assignment, Own};
 pub(crate) use clocks::{ClockFigures, Offset};
 pub(crate) use controller::Agents;
 pub(crate) use protocol::Token;
-pub(crate) use watch::{Look, Watch, Watched, has_machine_for_itself};
+pub(crate) use watch::{ServerSample, Watch, Watched, has_machine_for_itself};
 
-use crate::client::{self, Command, Delivered, Observations, SeenSoFar, Stage};
+use crate::client::{self, Command, Delivered, Observations, Phase, SeenSoFar};
 use crate::failure::{Failure, Outcome};
 
 /// The subscribers of a run, wherever they are.
@@ -72,7 +72,7 @@ impl Crowd {
         /// User memory of the subscribers' processes.
         own_bytes() -> u64;
         /// What an ended stream means from now on.
-        stage(stage: Stage) -> ();
+        enter(phase: Phase) -> ();
         /// Why the run is over before its time, if it is.
         failure() -> Option<Failure>;
     }

@@ -23,7 +23,7 @@ use crate::failure::{Failure, Outcome};
 use crate::sys;
 
 /// Rises with each change of a message, or of what it means. The version of the program has to be the same, too.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 const TOOL: &str = "fanfare-load";
 
 /// Before the other side has proved that it has the token.
@@ -456,7 +456,10 @@ mod tests {
         };
         let (first, second) = (told(), told());
         machine.join().unwrap();
-        assert!(first.contains("protocol 2") && first.contains("same on all machines"), "{first}");
+        assert!(
+            first.contains(&format!("protocol {PROTOCOL}")) && first.contains("same on all machines"),
+            "{first}"
+        );
         assert!(second.contains("does not have the token"), "{second}");
     }
 }

@@ -2,13 +2,14 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
 
 use super::protocol::{self, Connection, Machine, Role, Token};
+use crate::clock::{self, SECOND};
 use crate::failure::{Failure, Outcome};
 use crate::{sample, sys};
 
@@ -53,6 +54,31 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// Tells of those who were turned away: at most one line a second, whatever a stranger does.
+#[derive(Default)]
+struct TurnedAway {
+    /// When the last line was written.
+    told: Option<u64>,
+    /// How many have had no line since then.
+    untold: u64,
+}
+
+impl TurnedAway {
+    /// The line for one more, unless the last line is too young.
+    fn line(&mut self, from: SocketAddr, why: &str, now: u64) -> Option<String> {
+        if self.told.is_some_and(|told| now - told < SECOND) {
+            self.untold += 1;
+            return None;
+        }
+        self.told = Some(now);
+        let others = match std::mem::take(&mut self.untold) {
+            0 => String::new(),
+            count => format!(" ({count} more since the last line)"),
+        };
+        Some(format!("{from} was turned away: {why}{others}"))
+    }
+}
+
 /// Says on standard output where it listens, and serves one controller after the other until Ctrl-C.
 ///
 /// # Errors
@@ -71,6 +97,7 @@ pub(super) fn serve(
     let _ = std::io::stdout().flush();
     let (busy, handler) = (Arc::new(AtomicBool::new(false)), Arc::new(handler));
     let shaking = Arc::new(AtomicUsize::new(0));
+    let turned_away = Arc::new(Mutex::new(TurnedAway::default()));
     while !sys::interrupted() {
         let Ok((socket, from)) = listener.accept() else {
             std::thread::sleep(Duration::from_millis(20));
@@ -81,6 +108,7 @@ pub(super) fn serve(
             continue;
         }
         let (busy, handler, token, pending) = (busy.clone(), handler.clone(), token.clone(), shaking.clone());
+        let turned_away = turned_away.clone();
         let spawned = std::thread::Builder::new().name("controller".to_owned()).spawn(move || {
             let counted = Counted(&pending);
             let mut taken = false;
@@ -90,14 +118,20 @@ pub(super) fn serve(
             };
             let accepted = protocol::accept(socket, role, &token, machine(cores), take);
             drop(counted);
+            let turn_away = |why: &str| {
+                let mut turned_away = turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(line) = turned_away.line(from, why, clock::now()) {
+                    eprintln!("fanfare-load: {line}");
+                }
+            };
             match accepted {
                 Err(error) => {
-                    eprintln!("fanfare-load: {from} was turned away: {error}");
+                    turn_away(&error.to_string());
                     if taken {
                         busy.store(false, Ordering::SeqCst);
                     }
                 }
-                Ok(None) => eprintln!("fanfare-load: {from} was turned away: another controller is served"),
+                Ok(None) => turn_away("another controller is served"),
                 Ok(Some(connection)) => {
                     eprintln!("fanfare-load: serving the controller {from}");
                     let result =
@@ -122,4 +156,27 @@ pub(super) fn serve(
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::MILLISECOND;
+
+    #[test]
+    fn strangers_get_one_line_a_second_and_are_counted() {
+        let mut turned_away = TurnedAway::default();
+        let from = SocketAddr::from(([127, 0, 0, 1], 9));
+        let start = 7 * SECOND;
+        let line = turned_away.line(from, "no token", start).unwrap();
+        assert_eq!(line, "127.0.0.1:9 was turned away: no token");
+        for millisecond in 0..1000 {
+            let now = start + millisecond * MILLISECOND;
+            assert_eq!(turned_away.line(from, "no token", now), None);
+        }
+        let line = turned_away.line(from, "late", start + SECOND).unwrap();
+        assert_eq!(line, "127.0.0.1:9 was turned away: late (1000 more since the last line)");
+        let line = turned_away.line(from, "late", start + 2 * SECOND).unwrap();
+        assert!(!line.contains("more"), "{line}");
+    }
 }

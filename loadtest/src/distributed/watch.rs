@@ -24,7 +24,7 @@ pub(crate) struct Watch {
 /// From the controller.
 #[derive(Serialize, Deserialize)]
 enum Question {
-    Look {
+    Sample {
         only_cpu: bool,
     },
     Bye,
@@ -34,17 +34,17 @@ enum Question {
 
 /// What the server's machine says of itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Look {
+pub(crate) struct ServerSample {
     pub(crate) user: Option<u64>,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) cpu: Option<Cpu>,
     pub(crate) cores: Cores,
 }
 
-impl Look {
+impl ServerSample {
     /// Of this machine.
-    pub(crate) fn at(server: Option<Server>, only_cpu: bool) -> Look {
-        Look {
+    pub(crate) fn at(server: Option<Server>, only_cpu: bool) -> ServerSample {
+        ServerSample {
             cpu: server.and_then(|server| server.cpu().ok()),
             cores: Cores::now(),
             user: server.filter(|_| !only_cpu).and_then(Server::user_bytes),
@@ -55,7 +55,7 @@ impl Look {
 
 #[derive(Serialize, Deserialize)]
 struct Seen {
-    look: Look,
+    sample: ServerSample,
     /// Why the memory is left out.
     memory_refusal: Option<String>,
 }
@@ -80,9 +80,10 @@ fn answer(connection: &Connection, server: Server) -> std::io::Result<()> {
         match connection.receive::<Question>()?.message {
             Question::Bye => return Ok(()),
             Question::Here => {}
-            Question::Look { only_cpu } => {
+            Question::Sample { only_cpu } => {
                 let memory_refusal = if only_cpu { None } else { server.memory_refusal() };
-                connection.send(&Seen { look: Look::at(Some(server), only_cpu), memory_refusal })?;
+                connection
+                    .send(&Seen { sample: ServerSample::at(Some(server), only_cpu), memory_refusal })?;
             }
         }
     }
@@ -141,10 +142,10 @@ impl Watched {
     }
 
     /// What the server and its machine say now.
-    pub(crate) fn look(&self, only_cpu: bool) -> Look {
+    pub(crate) fn sample(&self, only_cpu: bool) -> ServerSample {
         match self {
-            Watched::Here(server) => Look::at(Some(*server), only_cpu),
-            Watched::There(remote) => remote.look(only_cpu).map(|seen| seen.look).unwrap_or_default(),
+            Watched::Here(server) => ServerSample::at(Some(*server), only_cpu),
+            Watched::There(remote) => remote.sample(only_cpu).map(|seen| seen.sample).unwrap_or_default(),
         }
     }
 
@@ -152,7 +153,7 @@ impl Watched {
     pub(crate) fn memory_refusal(&self) -> Option<String> {
         match self {
             Watched::Here(server) => server.memory_refusal(),
-            Watched::There(remote) => remote.look(false)?.memory_refusal,
+            Watched::There(remote) => remote.sample(false)?.memory_refusal,
         }
     }
 
@@ -184,12 +185,12 @@ impl Watched {
 }
 
 impl Remote {
-    fn look(&self, only_cpu: bool) -> Option<Seen> {
+    fn sample(&self, only_cpu: bool) -> Option<Seen> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.failure.is_some() {
             return None;
         }
-        let asked = self.connection.send(&Question::Look { only_cpu });
+        let asked = self.connection.send(&Question::Sample { only_cpu });
         match asked.and_then(|()| self.connection.receive::<Seen>()) {
             Ok(seen) => Some(seen.message),
             Err(error) => {

@@ -91,6 +91,7 @@ pub(crate) fn curve(timings: &Timings) -> Vec<(f64, f64)> {
 pub(crate) struct Part {
     pub(crate) name: String,
     pub(crate) latency_us: Option<Percentiles>,
+    pub(crate) latency_curve: Vec<(f64, f64)>,
 }
 
 /// How the streams were opened.
@@ -125,6 +126,8 @@ pub(crate) struct Client {
     /// Of the thread that waited longest for a core.
     pub(crate) longest_wait_share: f64,
     pub(crate) threads: Vec<ClientThread>,
+    /// Of the threads that hold the streams, their kernel work included.
+    pub(crate) cpu_us_per_delivery: Option<f64>,
     /// What all client threads and publishers used of the cores they may use.
     pub(crate) cores_share: f64,
     /// The busiest publisher's share of a core.
@@ -313,6 +316,12 @@ impl Report {
         failed.map(|judged| format!("the threshold `{}` failed: {}", judged.threshold, judged.shown))
     }
 
+    /// Leaves the curves out: where there are many reports, they would make the file several times as long.
+    pub(crate) fn drop_curves(&mut self) {
+        self.latency_curve.clear();
+        self.parts.iter_mut().for_each(|part| part.latency_curve.clear());
+    }
+
     /// What was wrong with the deliveries.
     pub(crate) fn faults(&self) -> Faults {
         Faults {
@@ -349,6 +358,7 @@ mod tests {
             latency_us: Some(Percentiles::default()),
             client: Client { threads: vec![ClientThread::default()], ..Client::default() },
             seconds: vec![SecondOfRun::default()],
+            parts: vec![Part::default()],
             asked: Some(Asked::default()),
             agents: vec![MachineFigures::default()],
             ..Report::default()

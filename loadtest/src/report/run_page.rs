@@ -11,6 +11,9 @@ use crate::threshold::Fate;
 /// Points of a line that can still be told apart.
 const MOST_POINTS: usize = 600;
 
+/// Of the curves of a run's parts, beside the one of all deliveries.
+const COLOURS_OF_PARTS: [usize; 4] = [2, 5, 4, 8];
+
 /// The whole page.
 pub(crate) fn run_page(report: &Report) -> String {
     let title = format!("{} against {}", report.scenario, report.name);
@@ -36,6 +39,7 @@ pub(crate) fn run_page(report: &Report) -> String {
         page.push_str(&svg);
     }
     list(&mut page, "Notes", &report.notes);
+    agents(&mut page, report);
     provenance(&mut page, report);
     page.push_str("<h2>Settings</h2><table class=\"text\">");
     settings(&mut page, "", &report.settings);
@@ -76,6 +80,36 @@ fn thresholds(page: &mut String, report: &Report) {
         let _ = write!(page, "<tr><td>{threshold}</td><td{class}>{result}</td><td>{shown}</td></tr>");
     }
     page.push_str("</table>");
+}
+
+/// The load machines, where there are several.
+fn agents(page: &mut String, report: &Report) {
+    if report.agents.is_empty() {
+        return;
+    }
+    page.push_str(
+        "<h2>Agents</h2><div class=\"wide\"><table><tr><th>agent</th><th>streams</th><th>threads</th><th>% of its cores</th><th>% stolen</th><th>clock: ms from the controller's</th><th>latencies right within, us</th><th>machine</th></tr>",
+    );
+    for agent in &report.agents {
+        let percent = |share: f64| units::number(share * 100.0);
+        let machine = match agent.lost {
+            true => "LOST: it did not say what it saw".to_owned(),
+            false => escape(&agent.machine),
+        };
+        let _ = write!(
+            page,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td{}>{machine}</td></tr>",
+            escape(&agent.name),
+            agent.subscribers,
+            agent.threads,
+            percent(agent.cores_share),
+            agent.stolen_share.map_or("-".to_owned(), percent),
+            units::number(agent.clock.offset_before_ns as f64 / 1e6),
+            units::number(agent.clock.latencies_right_within_us),
+            if agent.lost { " class=\"bad\"" } else { "" },
+        );
+    }
+    page.push_str("</table></div>");
 }
 
 /// When and by which command: a page is kept longer than the terminal on which the run was begun.
@@ -126,11 +160,20 @@ fn plots(report: &Report) -> Vec<String> {
     let mut all = Vec::new();
     if !report.latency_curve.is_empty() {
         let nines = |quantile: f64| (-(1.0 - quantile).max(1e-6).log10() / 5.0).min(1.0);
-        let points = report.latency_curve.iter().map(|&(quantile, us)| Point::at(nines(quantile), us));
-        let line = Line { name: "latency".to_owned(), colour: 0, points: points.collect() };
+        let line = |name: &str, colour: usize, curve: &[(f64, f64)]| {
+            let points = curve.iter().map(|&(quantile, us)| Point::at(nines(quantile), us));
+            Line { name: name.to_owned(), colour, points: points.collect() }
+        };
+        let whole = if report.parts.is_empty() { "latency" } else { "all" };
+        let mut drawn = vec![line(whole, 0, &report.latency_curve)];
+        for (part, colour) in report.parts.iter().zip(COLOURS_OF_PARTS) {
+            if !part.latency_curve.is_empty() {
+                drawn.push(line(&part.name, colour, &part.latency_curve));
+            }
+        }
         let ticks = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"].into_iter().enumerate();
         let ticks: Vec<_> = ticks.map(|(index, text)| (index as f64 / 5.0, text.to_owned())).collect();
-        all.push(lines("Latency by percentile", units::microseconds, &ticks, &[line]));
+        all.push(lines("Latency by percentile", units::microseconds, &ticks, &drawn));
     }
     let count = report.seconds.len();
     if count < 2 {
@@ -192,6 +235,8 @@ fn plots(report: &Report) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::distributed::MachineFigures;
+    use crate::report::Part;
     use crate::threshold::judge;
 
     #[test]
@@ -210,6 +255,19 @@ mod tests {
             problems: vec!["a problem".to_owned()],
             seconds: (0..5_000).map(second).collect(),
             latency_curve: vec![(0.0, 1.0), (0.9, 5.0)],
+            parts: vec![Part {
+                name: "small".to_owned(),
+                latency_curve: vec![(0.0, 2.0), (0.9, 6.0)],
+                ..Part::default()
+            }],
+            agents: vec![
+                MachineFigures {
+                    name: "10.0.0.1:7".to_owned(),
+                    subscribers: 12,
+                    ..MachineFigures::default()
+                },
+                MachineFigures { name: "10.0.0.2:7".to_owned(), lost: true, ..MachineFigures::default() },
+            ],
             settings: serde_json::json!({ "load": { "rate": 7.5, "url": "http://u" } }),
             ..Report::default()
         };
@@ -218,6 +276,9 @@ mod tests {
         judge(&mut report, &["lost>=0".parse().unwrap(), "lost>0".parse().unwrap()], None);
         let page = run_page(&report);
         for told in ["threshold failed", "a note", "a problem", "FAILED", "passed", "load.rate", "7.5"] {
+            assert!(page.contains(told), "{told}");
+        }
+        for told in [">small<", ">all<", "10.0.0.1:7", "<td>12</td>", "LOST"] {
             assert!(page.contains(told), "{told}");
         }
         assert_eq!(page.matches("<svg").count(), 4);

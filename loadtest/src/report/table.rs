@@ -187,7 +187,11 @@ pub(super) fn rows(report: &Report) -> Vec<(String, String)> {
         ),
     );
     let busiest = report.client.threads.iter().map(|thread| thread.cpu_share).fold(0.0, f64::max);
-    row("client", format!("busiest thread {:.0} % of a core", busiest * 100.0));
+    let each = report
+        .client
+        .cpu_us_per_delivery
+        .map_or(String::new(), |us| format!(", {} of CPU a delivery", units::microseconds(us)));
+    row("client", format!("busiest thread {:.0} % of a core{each}", busiest * 100.0));
     rows
 }
 

@@ -11,22 +11,22 @@ use super::run::progress;
 use super::snapshot::Snapshot;
 use super::{Kind, Load};
 use crate::ask::Askers;
-use crate::client::{Command, Group, Stage};
+use crate::client::{Command, Group, Phase};
 use crate::clock::{self, MILLISECOND, SECOND, nanoseconds};
 use crate::distributed::{Crowd, Watched};
 use crate::failure::{Failure, Outcome};
+use crate::monitor::{Counts, Monitor};
 use crate::publish::{Pace, Publisher, Route};
 use crate::report::Report;
 use crate::sample;
 use crate::sys;
 use crate::target::RequestTemplates;
 use crate::tls::Tls;
-use crate::watch::{Counts, Watch};
 
-/// Lets memory and timers come to rest before a look at them.
+/// Lets memory and timers come to rest before they are measured.
 const SETTLE: u64 = 500 * MILLISECOND;
 /// Between two looks at how much memory is left.
-const MEMORY_LOOK: u64 = 50 * MILLISECOND;
+const MEMORY_CHECK: u64 = 50 * MILLISECOND;
 /// After the last expected delivery: what comes now is one too many.
 const AFTERMATH: u64 = 200 * MILLISECOND;
 
@@ -50,11 +50,11 @@ pub(super) struct Conductor<'a> {
     /// There until it is settled.
     pub(super) crowd: Option<Crowd>,
     pub(super) evidence: Evidence,
-    pub(super) next_memory_look: u64,
+    pub(super) next_memory_check: u64,
     pub(super) askers: Option<Askers>,
     /// How many streams are to be open now.
     pub(super) wanted: u64,
-    pub(super) watch: &'a mut Watch,
+    pub(super) monitor: &'a mut Monitor,
 }
 
 impl Conductor<'_> {
@@ -69,7 +69,7 @@ impl Conductor<'_> {
 
     pub(super) fn conduct(&mut self, started: u64) -> Outcome<()> {
         self.open(started)?;
-        self.crowd()?.stage(Stage::Live);
+        self.crowd()?.enter(Phase::Live);
         if self.tried {
             self.try_out()?;
         }
@@ -156,20 +156,20 @@ impl Conductor<'_> {
         if let Some(failure) = self.server.as_ref().and_then(Watched::failure) {
             return Err(failure);
         }
-        self.look()?;
+        self.sample()?;
         self.memory_left()
     }
 
     /// What is seen each second while the run lasts.
-    fn look(&mut self) -> Outcome<()> {
+    fn sample(&mut self) -> Outcome<()> {
         let Some(crowd) = &self.crowd else { return Ok(()) };
-        if self.watch.waits()
+        if self.monitor.waits()
             && let Some(seen) = crowd.seen()
         {
-            self.watch.answered(seen)?;
+            self.monitor.answered(seen)?;
         }
         let now = clock::now();
-        if self.watch.is_due(now) {
+        if self.monitor.is_due(now) {
             let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
             let counts = Counts {
                 streams_open: crowd.open(),
@@ -177,7 +177,7 @@ impl Conductor<'_> {
                 published,
                 deliveries: crowd.delivered(),
             };
-            if self.watch.look(now, counts) {
+            if self.monitor.sample(now, counts) {
                 crowd.ask_seen();
             }
         }
@@ -187,10 +187,10 @@ impl Conductor<'_> {
     /// Ends the run before the kernel ends a process.
     fn memory_left(&mut self) -> Outcome<()> {
         let now = clock::now();
-        if self.load.least_memory == 0 || now < self.next_memory_look {
+        if self.load.least_memory == 0 || now < self.next_memory_check {
             return Ok(());
         }
-        self.next_memory_look = now + MEMORY_LOOK;
+        self.next_memory_check = now + MEMORY_CHECK;
         let left = sample::available_bytes().map_or(u64::MAX, |bytes| bytes >> 20);
         if left >= self.load.least_memory {
             return Ok(());
@@ -309,7 +309,7 @@ impl Conductor<'_> {
         let mut result = Ok(());
         while publishers.iter().any(|publisher| !publisher.is_done()) {
             bar.set_position(publishers.iter().map(Publisher::sent).sum());
-            self.watch.show(&bar);
+            self.monitor.show(&bar);
             if result.is_ok() {
                 result = self.go_on().and_then(|()| meanwhile(self));
                 if result.is_err() {
@@ -386,7 +386,7 @@ impl Conductor<'_> {
                 asked = true;
             }
             bar.set_position(delivered);
-            self.watch.show(&bar);
+            self.monitor.show(&bar);
             self.go_on()?;
             clock::sleep_until(clock::now() + MILLISECOND);
         }
@@ -457,7 +457,7 @@ impl Conductor<'_> {
         let listens = self.listens();
         let stalls = matches!(self.kind, Kind::Slow(_)).then_some(1);
         // A log that cannot be written is a problem of the run, but the report is there.
-        let result = result.and(self.watch.end(&observed.latency_of_all(stalls, listens)));
+        let result = result.and(self.monitor.end(&observed.latency_of_all(stalls, listens)));
         let case = figures::Case {
             kind: self.kind,
             load: self.load,
@@ -465,10 +465,10 @@ impl Conductor<'_> {
             name,
             published: &by_topic,
             tried_out: self.tried_out,
-            earlier: self.watch.wants.earlier.as_ref(),
+            earlier: self.monitor.wants.earlier.as_ref(),
         };
         let mut report = figures::report(&case, evidence, observed, result.err(), notes);
-        self.watch.complete(&mut report.seconds, end, published, streams_open);
+        self.monitor.complete(&mut report.seconds, end, published, streams_open);
         Ok(report)
     }
 }

@@ -292,7 +292,11 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
         _ => &[],
     };
     for (name, part) in names.iter().zip(&observed.latency) {
-        report.parts.push(Part { name: (*name).to_owned(), latency_us: Percentiles::of(part, 1e3) });
+        report.parts.push(Part {
+            name: (*name).to_owned(),
+            latency_us: Percentiles::of(part, 1e3),
+            latency_curve: curve(part),
+        });
     }
     let mut seconds = observed.last_arrival.saturating_sub(observed.first_intended) as f64 / SECOND as f64;
     if report.offered_deliveries_per_s.is_some() {
@@ -402,6 +406,11 @@ pub(super) fn client(
             waited_share: round(waited),
             loop_delay_us: Percentiles::of(&thread.loop_delay, 1e3),
         });
+    }
+    let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
+    if delivered > 0 {
+        let ns: u64 = threads.iter().map(|thread| thread.cpu_ns).sum();
+        client.cpu_us_per_delivery = Some(round(ns as f64 / 1e3 / delivered as f64));
     }
     client.cores = client_cores(case.load).len().max(1);
     client.cores_share = round(used as f64 / active / client.cores as f64);

@@ -5,6 +5,7 @@ mod conductor;
 mod dry_run;
 mod figures;
 mod file;
+mod kind;
 mod machines;
 mod options;
 mod run;
@@ -14,5 +15,6 @@ mod verdict;
 
 pub(crate) use dry_run::requests;
 pub(crate) use file::read;
-pub(crate) use options::{Churn, Idle, Kind, Listen, Load, Mixed, OUTPUT, Saturate, Slow, Storm, Topics};
-pub(crate) use run::{check, groups, run, run_watched, topic_names};
+pub(crate) use kind::{Churn, Idle, Kind, Listen, Mixed, Saturate, Slow, Storm, Topics};
+pub(crate) use options::{Load, OUTPUT};
+pub(crate) use run::{check, groups, run, run_monitored, topic_names};

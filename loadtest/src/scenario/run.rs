@@ -18,6 +18,7 @@ use crate::clock::{self, nanoseconds};
 use crate::distributed::{Agents, Assignment, Crowd, Offset, Own, Token, Watched, has_machine_for_itself};
 use crate::failure::{Failure, Outcome};
 use crate::limits::{preflight, preflight_tun, tables_for};
+use crate::monitor::Monitor;
 use crate::publish::{Connection, Tally};
 use crate::report::Report;
 use crate::sample::{self, Server};
@@ -27,7 +28,6 @@ use crate::target::{RequestTemplates, Values};
 use crate::threshold;
 use crate::tls::{self, Tls};
 use crate::tun::Networks;
-use crate::watch::Watch;
 
 /// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
 /// a minute.
@@ -57,13 +57,13 @@ pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
 
 /// Runs a scenario. An error is a run that could not start; what went wrong later is in the report.
 pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
-    run_watched(kind, load, name, &mut Watch::default())
+    run_monitored(kind, load, name, &mut Monitor::default())
 }
 
 /// The same, seen while it lasts.
-pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watch) -> Outcome<Report> {
+pub(crate) fn run_monitored(kind: &Kind, load: &Load, name: &str, monitor: &mut Monitor) -> Outcome<Report> {
     check(kind, load)?;
-    threshold::check(&load.fail_if, load.names_server(), watch.wants.earlier.is_some())?;
+    threshold::check(&load.fail_if, load.names_server(), monitor.wants.earlier.is_some())?;
     let templates = load.templates()?;
     let Asked { groups, names, lists } = asked(kind, load, &templates)?;
     let topics = topics_in(&groups);
@@ -182,7 +182,7 @@ pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watc
     let mut evidence = Evidence::new(before, own_before);
     evidence.server_has_machine = has_machine_for_itself(server.as_ref(), agents.as_ref());
     let started = clock::now();
-    watch.begin(started);
+    monitor.begin(started);
     let crowd = match agents {
         Some(agents) => {
             agents.begin(started, sequences.clone())?;
@@ -217,10 +217,10 @@ pub(crate) fn run_watched(kind: &Kind, load: &Load, name: &str, watch: &mut Watc
         subscribed,
         crowd: Some(crowd),
         evidence,
-        next_memory_look: 0,
+        next_memory_check: 0,
         askers: None,
         wanted: if load.is_staged() { 1 } else { load.subscribers },
-        watch,
+        monitor,
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);

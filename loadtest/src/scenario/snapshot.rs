@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::cores::Cores;
-use crate::distributed::{Look, Watched};
+use crate::distributed::{ServerSample, Watched};
 use crate::sample::{Cpu, Kernel};
 
 /// A snapshot of the server and the kernel.
@@ -21,12 +21,12 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Where no server is named, and the subscribers are `here`, the server is taken to be here, too.
     pub(super) fn at(server: Option<&Watched>, only_cpu: bool, here: bool) -> Snapshot {
-        let look = match server {
-            Some(server) => server.look(only_cpu),
-            None if here => Look::at(None, only_cpu),
-            None => Look { kernel: None, ..Look::at(None, true) },
+        let sample = match server {
+            Some(server) => server.sample(only_cpu),
+            None if here => ServerSample::at(None, only_cpu),
+            None => ServerSample { kernel: None, ..ServerSample::at(None, true) },
         };
-        let Look { user, kernel, cpu, cores } = look;
+        let ServerSample { user, kernel, cpu, cores } = sample;
         Snapshot { user, kernel, cpu, cores, at: clock::now() }
     }
 }

@@ -33,6 +33,8 @@ use crate::tls::Tls;
 /// What the server may send ahead on a stream, and on a connection: more than it has to say at a time.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes that may wait for the worker. A stream that has more stops to read, and its window fills.
+const MOST_WAITING: usize = 16 << 20;
 /// Events that are worked off before commands and times have their turn.
 const BATCH: usize = 4_096;
 
@@ -43,6 +45,15 @@ enum Happened {
     Bytes(Vec<u8>),
     NotOpened(io::Error),
     Ended(String),
+}
+
+impl Happened {
+    fn bytes(&self) -> usize {
+        match self {
+            Happened::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// What a task has to tell: for the place of a subscriber, and which of its streams.
@@ -58,7 +69,37 @@ struct Shared {
     events: RefCell<VecDeque<Event>>,
     /// There is an event.
     news: Notify,
+    /// Bytes in `events`.
+    waiting: Cell<usize>,
+    /// Some of these were taken.
+    room: Notify,
     connections: Cell<u64>,
+}
+
+impl Shared {
+    fn put(&self, event: Event) {
+        self.waiting.set(self.waiting.get() + event.happened.bytes());
+        self.events.borrow_mut().push_back(event);
+        self.news.notify_one();
+    }
+
+    /// The next events, in their order.
+    fn take(&self, most: usize) -> Vec<Event> {
+        let mut events = self.events.borrow_mut();
+        let count = events.len().min(most);
+        let taken: Vec<Event> = events.drain(..count).collect();
+        let bytes: usize = taken.iter().map(|event| event.happened.bytes()).sum();
+        self.waiting.set(self.waiting.get() - bytes);
+        self.room.notify_waiters();
+        taken
+    }
+
+    /// Waits until there is room for more bytes.
+    async fn has_room(&self) {
+        while self.waiting.get() >= MOST_WAITING {
+            self.room.notified().await;
+        }
+    }
 }
 
 /// A connection that streams share, once one of them has made it.
@@ -138,11 +179,7 @@ impl Transport for Http2 {
             worker.control.waker.clear();
         }
         let woken = clock::now();
-        let events: Vec<Event> = {
-            let mut events = worker.transport.shared.events.borrow_mut();
-            let count = events.len().min(BATCH);
-            events.drain(..count).collect()
-        };
+        let events = worker.transport.shared.take(BATCH);
         let busy = !events.is_empty();
         for event in events {
             if worker.subscribers[event.index].generation == event.generation
@@ -247,9 +284,7 @@ fn failed(error: &h2::Error) -> io::Error {
 
 impl StreamTask {
     fn tell(&self, happened: Happened) {
-        let event = Event { index: self.index, generation: self.generation, happened };
-        self.shared.events.borrow_mut().push_back(event);
-        self.shared.news.notify_one();
+        self.shared.put(Event { index: self.index, generation: self.generation, happened });
     }
 
     async fn run(self, asked: oneshot::Receiver<Vec<u8>>) {
@@ -322,6 +357,7 @@ impl StreamTask {
             while self.pause.stalled.get() {
                 self.pause.goes_on.notified().await;
             }
+            self.shared.has_room().await;
             if !data.is_empty() {
                 let size = format!("{:x}\r\n", data.len());
                 self.tell(Happened::Bytes([size.as_bytes(), &data, b"\r\n"].concat()));
@@ -379,6 +415,35 @@ fn translated(text: &[u8], is_secure: bool) -> io::Result<(http::Request<()>, By
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_for_the_worker_has_a_bound() {
+        let shared = Rc::new(Shared::default());
+        let event = |happened| Event { index: 0, generation: 0, happened };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let put = Rc::new(Cell::new(0));
+            let (from, count) = (shared.clone(), put.clone());
+            let reader = tokio::task::spawn_local(async move {
+                for _ in 0..64 {
+                    from.has_room().await;
+                    from.put(event(Happened::Bytes(vec![0; 1 << 20])));
+                    count.set(count.get() + 1);
+                }
+                from.put(event(Happened::Connected));
+            });
+            for round in 1..=4 {
+                while !reader.is_finished() && shared.waiting.get() < MOST_WAITING {
+                    tokio::task::yield_now().await;
+                }
+                tokio::task::yield_now().await;
+                assert_eq!((shared.waiting.get(), put.get()), (MOST_WAITING, 16 * round));
+                shared.take(16);
+            }
+            reader.await.unwrap();
+            assert_eq!((shared.waiting.get(), shared.take(BATCH).len()), (0, 1));
+        });
+    }
 
     #[test]
     fn a_request_is_translated() {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 
-use super::super::Stage;
+use super::super::Phase;
 use super::super::subscriber::State;
 use super::transport::{Opening, Transport};
 use super::{Worker, layers};
@@ -97,31 +97,31 @@ impl<T: Transport> Worker<'_, T> {
             self.count_failure(index, &kind);
             return Ok(());
         }
-        match self.common.stage() {
-            Stage::Opening if refused => {
+        match self.common.phase() {
+            Phase::Opening if refused => {
                 let text = format!(
                     "nothing listens at {}: connection refused. Is the server running, and is the URL right?",
                     self.plan.subscriptions.target(self.index + index * self.plan.threads)
                 );
                 return Err(self.during_opening(&text));
             }
-            Stage::Opening => return Err(self.during_opening(&error.to_string())),
-            Stage::Live if refused && self.subscribers[index].attempts > 0 => {
+            Phase::Opening => return Err(self.during_opening(&error.to_string())),
+            Phase::Live if refused && self.subscribers[index].attempts > 0 => {
                 return Err(Failure::new(format!(
                     "the server died half way: {} streams ended and connecting again is refused",
                     self.recorder.observations.ended
                 )));
             }
-            Stage::Live if self.subscribers[index].attempts >= ATTEMPTS => {
+            Phase::Live if self.subscribers[index].attempts >= ATTEMPTS => {
                 return Err(Failure::new(format!(
                     "a subscriber could not come back in {ATTEMPTS} attempts: {error}"
                 )));
             }
-            Stage::Live => {
+            Phase::Live => {
                 self.recorder.error(error.to_string());
                 self.again(index);
             }
-            Stage::Over => self.close(index),
+            Phase::Over => self.close(index),
         }
         Ok(())
     }
@@ -133,18 +133,18 @@ impl<T: Transport> Worker<'_, T> {
             self.count_failure(index, kind);
             return Ok(());
         }
-        match self.common.stage() {
-            Stage::Opening => return Err(self.during_opening(text)),
-            Stage::Live if self.subscribers[index].attempts >= ATTEMPTS => {
+        match self.common.phase() {
+            Phase::Opening => return Err(self.during_opening(text)),
+            Phase::Live if self.subscribers[index].attempts >= ATTEMPTS => {
                 return Err(Failure::new(format!(
                     "a subscriber could not come back in {ATTEMPTS} attempts: {text}"
                 )));
             }
-            Stage::Live => {
+            Phase::Live => {
                 self.recorder.error(kind);
                 self.again(index);
             }
-            Stage::Over => self.close(index),
+            Phase::Over => self.close(index),
         }
         Ok(())
     }
@@ -152,13 +152,13 @@ impl<T: Transport> Worker<'_, T> {
     /// Counts what went wrong by its kind. The subscriber tries again later.
     fn count_failure(&mut self, index: usize, kind: &str) {
         self.recorder.error(kind);
-        let stage = self.common.stage();
+        let phase = self.common.phase();
         let subscriber = &mut self.subscribers[index];
-        if stage == Stage::Opening && subscriber.attempts == 0 {
+        if phase == Phase::Opening && subscriber.attempts == 0 {
             subscriber.rare.get_or_insert_default().has_failed = true;
             self.control.failed.fetch_add(1, Ordering::Relaxed);
         }
-        if stage == Stage::Over { self.close(index) } else { self.again(index) }
+        if phase == Phase::Over { self.close(index) } else { self.again(index) }
     }
 
     /// A stream took too long to open.
@@ -170,9 +170,9 @@ impl<T: Transport> Worker<'_, T> {
             (_, Some(_)) => "no whole response head in time",
         };
         let text = self.stalled_opening(index).to_string();
-        match self.common.stage() {
+        match self.common.phase() {
             // The text says how far the opening had come already.
-            Stage::Opening if !self.plan.counts_errors => Err(Failure::new(text)),
+            Phase::Opening if !self.plan.counts_errors => Err(Failure::new(text)),
             _ => self.unfit_answer(index, kind, &text),
         }
     }

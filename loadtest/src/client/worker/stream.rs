@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use flate2::write::MultiGzDecoder;
 
-use super::super::Stage;
+use super::super::Phase;
 use super::super::observations::{DeliverySink, Place, record};
 use super::super::subscriber::{Account, NOTHING_OWED, State};
 use super::layers::decompress;
@@ -68,7 +68,7 @@ impl<T: Transport> Worker<'_, T> {
         if let Some(rare) = subscriber.rare.as_mut().filter(|rare| rare.has_failed) {
             rare.has_failed = false;
             self.control.failed.fetch_sub(1, Ordering::Relaxed);
-            if self.common.stage() != Stage::Opening {
+            if self.common.phase() != Phase::Opening {
                 // It was not there when events were published, so it could not get them.
                 subscriber.begin_anew();
             }
@@ -182,15 +182,15 @@ impl<T: Transport> Worker<'_, T> {
             return self.not_opened(index, &error);
         }
         let after_ms = clock::now().saturating_sub(subscriber.started) / MILLISECOND;
-        match self.common.stage() {
-            Stage::Opening if self.plan.listens => {}
-            Stage::Opening => {
+        match self.common.phase() {
+            Phase::Opening if self.plan.listens => {}
+            Phase::Opening => {
                 return Err(self.during_opening(&format!(
                     "the server ended a stream {after_ms} ms after it was asked for, before anything was published ({why})"
                 )));
             }
-            Stage::Live => {}
-            Stage::Over => {
+            Phase::Live => {}
+            Phase::Over => {
                 self.close(index);
                 return Ok(());
             }

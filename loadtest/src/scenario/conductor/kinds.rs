@@ -7,7 +7,7 @@ use crate::client::Command;
 use crate::clock::{self, MILLISECOND, SECOND, nanoseconds};
 use crate::failure::{Failure, Outcome};
 use crate::publish::{Pace, Publisher};
-use crate::scenario::options::{Idle, Listen, Storm};
+use crate::scenario::kind::{Idle, Listen, Storm};
 use crate::scenario::run::progress;
 use crate::scenario::stages::streams_at;
 
@@ -50,7 +50,7 @@ impl Conductor<'_> {
         while clock::now() < end && !(listen.once && self.crowd()?.over() + self.crowd()?.failed() >= all) {
             self.rest((end - clock::now().min(end)).min(20 * MILLISECOND))?;
             bar.set_position((clock::now() - begin) / SECOND);
-            self.watch.show(&bar);
+            self.monitor.show(&bar);
         }
         bar.finish_and_clear();
         self.evidence.active(clock::now());

@@ -1,4 +1,4 @@
-//! What is seen of a run while it lasts: a look each second, for the time series, the histogram log, the metrics
+//! What is seen of a run while it lasts: a sample each second, for the time series, the histogram log, the metrics
 //! endpoint and the line on the terminal.
 
 use std::io::IsTerminal;
@@ -24,17 +24,17 @@ pub(crate) struct Wants {
     pub(crate) shows_line: bool,
 }
 
-/// A run that is seen while it lasts. Order of calls: [`Watch::begin`]; [`Watch::look`] where one is due, and
-/// [`Watch::answered`] when what it asks for has come; [`Watch::end`]; [`Watch::complete`].
+/// A run that is seen while it lasts. Order of calls: [`Monitor::begin`]; [`Monitor::sample`] where one is due, and
+/// [`Monitor::answered`] when what it asks for has come; [`Monitor::end`]; [`Monitor::complete`].
 #[derive(Default)]
-pub(crate) struct Watch {
+pub(crate) struct Monitor {
     pub(crate) wants: Wants,
     /// When the run began; its seconds count from here.
     start: u64,
     /// The seconds that are over.
     over: u64,
-    /// When the last look was, and what was published and delivered by then.
-    looked: u64,
+    /// When the last sample was taken, and what was published and delivered by then.
+    sampled: u64,
     published: u64,
     deliveries: u64,
     /// The histograms were asked for at this time, for the second before it, and are not there yet.
@@ -49,7 +49,7 @@ pub(crate) struct Watch {
     line: String,
 }
 
-/// What a look saw of a second.
+/// What a sample has of a second.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     streams_open: u64,
@@ -58,7 +58,7 @@ struct Sample {
     percentiles_ns: Option<(u64, u64)>,
 }
 
-/// What a look is told by the conductor.
+/// What a sample is told by the conductor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
     pub(crate) streams_open: u64,
@@ -79,37 +79,37 @@ impl Wants {
     }
 }
 
-impl Watch {
-    pub(crate) fn new(wants: Wants) -> Watch {
-        Watch { wants, ..Watch::default() }
+impl Monitor {
+    pub(crate) fn new(wants: Wants) -> Monitor {
+        Monitor { wants, ..Monitor::default() }
     }
 
     /// The run begins.
     pub(crate) fn begin(&mut self, start: u64) {
-        (self.start, self.over, self.looked, self.seen_until) = (start, 0, start, start);
+        (self.start, self.over, self.sampled, self.seen_until) = (start, 0, start, start);
         (self.published, self.deliveries, self.asked, self.seen) = (0, 0, None, None);
         self.samples.clear();
         self.line.clear();
     }
 
-    /// Whether a second is over, so that a look is due.
+    /// Whether a second is over, so that a sample is due.
     pub(crate) fn is_due(&self, now: u64) -> bool {
         now.saturating_sub(self.start) / SECOND > self.over
     }
 
-    /// A look. Returns whether the histograms are to be asked for.
-    pub(crate) fn look(&mut self, now: u64, counts: Counts) -> bool {
-        let since = now.saturating_sub(self.looked).max(1) as f64 / SECOND as f64;
+    /// Takes a sample. Returns whether the histograms are to be asked for.
+    pub(crate) fn sample(&mut self, now: u64, counts: Counts) -> bool {
+        let since = now.saturating_sub(self.sampled).max(1) as f64 / SECOND as f64;
         let published = counts.published.saturating_sub(self.published);
         let rate = counts.deliveries.saturating_sub(self.deliveries) as f64 / since;
         let over = now.saturating_sub(self.start) / SECOND;
-        // A look that is late stands for all seconds since the last one; what was published is in the last.
+        // A sample that is late stands for all seconds since the last one; what was published is in the last.
         let sample = Sample { streams_open: counts.streams_open, ..Sample::default() };
         self.samples.resize(self.samples.len().max(over as usize), sample);
         if let Some(second) = self.samples.last_mut() {
             second.published += published;
         }
-        (self.over, self.looked) = (over, now);
+        (self.over, self.sampled) = (over, now);
         (self.published, self.deliveries) = (counts.published, counts.deliveries);
         self.say(rate);
         self.export(counts);
@@ -157,7 +157,7 @@ impl Watch {
         }
     }
 
-    /// The run is over: what came after the last look is an interval of its own, so that all of them together are
+    /// The run is over: what came after the last sample is an interval of its own, so that all of them together are
     /// the report's latencies.
     pub(crate) fn end(&mut self, all: &Timings) -> Outcome<()> {
         let interval = self.interval(all.clone());
@@ -165,7 +165,7 @@ impl Watch {
         self.wants.log.take().map_or(Ok(()), HistogramLog::finish)
     }
 
-    /// Adds what the looks saw to the seconds of a run that ended at a time, with so many events published and so
+    /// Adds what the samples have to the seconds of a run that ended at a time, with so many events published and so
     /// many streams open. The last second is the one that was not over.
     pub(crate) fn complete(
         &self,
@@ -239,20 +239,20 @@ mod tests {
     #[test]
     fn each_second_has_what_came_in_it() {
         let start = 100 * SECOND;
-        let mut watch = Watch::new(Wants { shows_line: true, ..Wants::default() });
-        watch.begin(start);
-        assert!(!watch.is_due(start + SECOND - 1) && watch.is_due(start + SECOND));
-        assert!(watch.look(start + SECOND, counts(10, 50)));
+        let mut monitor = Monitor::new(Wants { shows_line: true, ..Wants::default() });
+        monitor.begin(start);
+        assert!(!monitor.is_due(start + SECOND - 1) && monitor.is_due(start + SECOND));
+        assert!(monitor.sample(start + SECOND, counts(10, 50)));
         let mut all = timings();
         record(&mut all, MILLISECOND);
-        watch.answered(SeenSoFar { latency: all.clone(), faults: Faults::default() }).unwrap();
+        monitor.answered(SeenSoFar { latency: all.clone(), faults: Faults::default() }).unwrap();
         // Two seconds late, and the answer after it has what came since the last one only.
-        assert!(watch.look(start + 4 * SECOND, counts(40, 200)));
-        assert_eq!(watch.line, "50 deliveries/s, p50 1 ms, p99 1 ms");
+        assert!(monitor.sample(start + 4 * SECOND, counts(40, 200)));
+        assert_eq!(monitor.line, "50 deliveries/s, p50 1 ms, p99 1 ms");
         record(&mut all, 9 * MILLISECOND);
-        watch.answered(SeenSoFar { latency: all, faults: Faults::default() }).unwrap();
+        monitor.answered(SeenSoFar { latency: all, faults: Faults::default() }).unwrap();
         let mut seconds = vec![SecondOfRun::default(); 5];
-        watch.complete(&mut seconds, start + 5 * SECOND - 1, 42, 4);
+        monitor.complete(&mut seconds, start + 5 * SECOND - 1, 42, 4);
         let published: Vec<_> = seconds.iter().map(|second| second.published).collect();
         assert_eq!(published, [10, 0, 0, 30, 2]);
         let p50: Vec<_> = seconds.iter().map(|second| second.latency_p50_ms.map(f64::round)).collect();
@@ -264,12 +264,12 @@ mod tests {
     /// A client thread that does not answer for a while must not be asked twice.
     #[test]
     fn a_question_waits_for_its_answer() {
-        let mut watch = Watch::new(Wants { shows_line: true, ..Wants::default() });
-        watch.begin(0);
-        assert!(watch.look(SECOND, counts(0, 0)) && watch.waits());
-        assert!(!watch.look(2 * SECOND, counts(0, 0)));
+        let mut monitor = Monitor::new(Wants { shows_line: true, ..Wants::default() });
+        monitor.begin(0);
+        assert!(monitor.sample(SECOND, counts(0, 0)) && monitor.waits());
+        assert!(!monitor.sample(2 * SECOND, counts(0, 0)));
         let nothing = SeenSoFar { latency: timings(), faults: Faults::default() };
-        watch.answered(nothing).unwrap();
-        assert!(!watch.waits() && watch.look(3 * SECOND, counts(0, 0)));
+        monitor.answered(nothing).unwrap();
+        assert!(!monitor.waits() && monitor.sample(3 * SECOND, counts(0, 0)));
     }
 }
