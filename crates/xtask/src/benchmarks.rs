@@ -12,6 +12,22 @@ use crate::{documents, root};
 const TEMPLATE: &str = "docs/BENCHMARKS.md.in";
 const DOCUMENT: &str = "docs/BENCHMARKS.md";
 const RESULTS: &str = "loadtest/results";
+const README: &str = "README.md";
+/// Lines of the README, as placeholders with the folders of the template; each begins with the words of its first cell.
+const LINES: [&str; 2] = [
+    "| CPU of a delivery, us \
+     | {{figure @release/steered.json fanfare-io-uring@15000 server_cpu_us_per_delivery}} \
+     | {{figure @release/steered.json mercure@15000 server_cpu_us_per_delivery}} \
+     | {{figure @release/steered.json nchan@15000 server_cpu_us_per_delivery}} \
+     | {{figure @release/steered.json pushpin@15000 server_cpu_us_per_delivery}}, lost some \
+     | {{figure @release/steered.json centrifugo@15000 server_cpu_us_per_delivery}} |",
+    "| memory of a stream, bytes \
+     | {{figure @release/steered.json fanfare-io-uring@15000 server_user_bytes_per_connection}} \
+     | {{figure @release/steered.json mercure@15000 server_user_bytes_per_connection}} \
+     | {{figure @release/steered.json nchan@15000 server_user_bytes_per_connection}} \
+     | {{figure @release/steered.json pushpin@15000 server_user_bytes_per_connection}} \
+     | {{figure @release/steered.json centrifugo@15000 server_user_bytes_per_connection}} |",
+];
 
 /// What to do.
 #[derive(clap::Args)]
@@ -19,7 +35,8 @@ pub(crate) struct Options {
     /// Write nothing, and fail where the document is not what the raw files give
     #[arg(long)]
     check: bool,
-    /// Rewrite the JSON files of a folder of results without line breaks and latency curves, before all else
+    /// Rewrite the JSON files of a folder of results, before all else: without line breaks, and without what is for
+    /// plots or follows from the rounds
     #[arg(long, value_name = "FOLDER", conflicts_with = "check")]
     compact: Option<PathBuf>,
 }
@@ -33,9 +50,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
         check()?;
         println!("{DOCUMENT} is what the raw files give");
     } else {
-        let path = root().join(DOCUMENT);
-        fs::write(path, rendered()?).map_err(|error| format!("{DOCUMENT}: {error}"))?;
-        println!("{DOCUMENT} is written");
+        for (name, text) in [(DOCUMENT, rendered()?), (README, readme()?)] {
+            fs::write(root().join(name), text).map_err(|error| format!("{name}: {error}"))?;
+        }
+        println!("{DOCUMENT} is written, and the figures of {README}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -45,7 +63,36 @@ pub(crate) fn check() -> Result<(), String> {
     for file in documents::tracked_files()?.iter().filter(|file| file.starts_with(RESULTS)) {
         fault_of(file, || documents::read(file))?;
     }
-    differs(&documents::read(Path::new(DOCUMENT))?, &rendered()?)
+    differs(DOCUMENT, &documents::read(Path::new(DOCUMENT))?, &rendered()?)?;
+    differs(README, &documents::read(Path::new(README))?, &readme()?)
+}
+
+/// The README with the figures of the raw files.
+fn readme() -> Result<String, String> {
+    let template = documents::read(Path::new(TEMPLATE))?;
+    let folders: String = template
+        .lines()
+        .filter(|line| line.starts_with("{{folder "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut lines = Vec::new();
+    for line in LINES {
+        let line = template::render(&format!("{folders}{line}"), &root(), Path::new(README))
+            .map_err(|problem| format!("the figures of {README}: {problem}"))?;
+        lines.push(line);
+    }
+    with_lines(&documents::read(Path::new(README))?, &lines)
+}
+
+/// The text with these lines in place of those that begin with the same cell of a table.
+fn with_lines(text: &str, lines: &[String]) -> Result<String, String> {
+    let cell = |line: &str| line.split('|').nth(1).map(|cell| cell.trim().to_owned());
+    let mut text: Vec<&str> = text.lines().collect();
+    for line in lines {
+        let old = text.iter_mut().find(|old| old.starts_with('|') && cell(old) == cell(line));
+        *old.ok_or_else(|| format!("{README} has no row `{}`", cell(line).unwrap_or_default()))? = line;
+    }
+    Ok(text.join("\n") + "\n")
 }
 
 fn rendered() -> Result<String, String> {
@@ -54,16 +101,14 @@ fn rendered() -> Result<String, String> {
         .map_err(|problem| format!("{TEMPLATE} {problem}"))
 }
 
-fn differs(is: &str, should_be: &str) -> Result<(), String> {
+fn differs(name: &str, is: &str, should_be: &str) -> Result<(), String> {
     let mut lines = is.lines().zip(should_be.lines()).enumerate();
     let line = match lines.find(|(_, (is, should_be))| is != should_be) {
         Some((number, _)) => number + 1,
         None if is == should_be => return Ok(()),
         None => is.lines().count().min(should_be.lines().count()) + 1,
     };
-    Err(format!(
-        "{DOCUMENT}:{line} is not what {TEMPLATE} and the raw files give: run `cargo xtask benchmarks`"
-    ))
+    Err(format!("{name}:{line} is not what {TEMPLATE} and the raw files give: run `cargo xtask benchmarks`"))
 }
 
 /// Raw files are many: pages can be made of them again, and line breaks are for people.
@@ -96,20 +141,28 @@ fn compact(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The same JSON in one line, without curves: these are for plots, which are kept as such.
+/// The same JSON in one line, without curves and seconds, which are for plots, and without the figures of a row that has
+/// its rounds, from which they follow.
 fn compacted(text: &str) -> Result<String, serde_json::Error> {
-    fn without_curves(value: &mut serde_json::Value) {
+    fn reduce(value: &mut serde_json::Value) {
         match value {
             serde_json::Value::Object(fields) => {
                 fields.remove("latency_curve");
-                fields.values_mut().for_each(without_curves);
+                // Elsewhere it is a number.
+                if fields.get("seconds").is_some_and(serde_json::Value::is_array) {
+                    fields.remove("seconds");
+                }
+                if fields.get("rounds").is_some_and(serde_json::Value::is_array) {
+                    fields.remove("figures");
+                }
+                fields.values_mut().for_each(reduce);
             }
-            serde_json::Value::Array(elements) => elements.iter_mut().for_each(without_curves),
+            serde_json::Value::Array(elements) => elements.iter_mut().for_each(reduce),
             _ => {}
         }
     }
     let mut value = serde_json::from_str(text)?;
-    without_curves(&mut value);
+    reduce(&mut value);
     Ok(value.to_string() + "\n")
 }
 
@@ -220,15 +273,26 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_the_readme_are_replaced_by_their_first_cell() {
+        let text = "# A\n\n| x | 1 |\n| y | 2 |\n";
+        let with = |line: &str| with_lines(text, &[line.to_owned()]);
+        assert_eq!(with("| y | 3 |").unwrap(), "# A\n\n| x | 1 |\n| y | 3 |\n");
+        assert!(with("| z | 3 |").unwrap_err().contains("no row `z`"));
+    }
+
+    #[test]
     fn a_document_that_differs_and_a_file_that_is_too_large_are_named() {
-        assert!(differs("a\nb\n", "a\nb\n").is_ok());
-        assert!(differs("a\nb\n", "a\nc\n").unwrap_err().contains("BENCHMARKS.md:2 "));
-        assert!(differs("a\n", "a\nc\n").unwrap_err().contains("BENCHMARKS.md:2 "));
+        assert!(differs("D.md", "a\nb\n", "a\nb\n").is_ok());
+        assert!(differs("D.md", "a\nb\n", "a\nc\n").unwrap_err().contains("D.md:2 "));
+        assert!(differs("D.md", "a\n", "a\nc\n").unwrap_err().contains("D.md:2 "));
         let pretty = "{\n  \"rows\": [{\"latency_curve\": [[0.5, 1.0]], \"name\": \"x\"}]\n}\n";
         let fault = |name: &str, text: &str| fault_of(Path::new(name), || Ok(text.to_owned()));
         assert!(fault("r/x.json", pretty).unwrap_err().contains("--compact r"));
         let small = compacted(pretty).unwrap();
         assert_eq!(small, "{\"rows\":[{\"name\":\"x\"}]}\n");
+        let whole = r#"{"rounds":1,"rows":[{"figures":{"a":1},"rounds":[{"seconds":[{}],"opening":{"seconds":2}}]}]}"#;
+        let kept = "{\"rounds\":1,\"rows\":[{\"rounds\":[{\"opening\":{\"seconds\":2}}]}]}\n";
+        assert_eq!(compacted(whole).unwrap(), kept);
         assert!(fault("r/x.json", &small).is_ok() && fault("r/x.txt", pretty).is_ok());
         assert!(fault("r/x.html", "").unwrap_err().contains("--html"));
     }

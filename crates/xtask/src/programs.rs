@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -15,6 +15,9 @@ use crate::{cargo, not_started};
 
 /// A program that is silent for so long hangs. No single test is silent for a third of it on a slow machine.
 const SILENCE: Duration = Duration::from_secs(300);
+
+/// So many of the slowest programs are named at the end: what makes the whole run long.
+const SLOWEST: usize = 10;
 
 /// A test program that cargo has built.
 #[derive(Debug, PartialEq)]
@@ -39,6 +42,7 @@ struct Ran {
     output: String,
     /// `None`: it was silent for too long, and was killed.
     status: Option<ExitStatus>,
+    took: Duration,
 }
 
 /// Builds all test programs of these packages, or of the workspace, and names them.
@@ -81,6 +85,7 @@ pub(crate) fn run(
     let mut queue = VecDeque::from(programs);
     let mut running = 0;
     let mut failed = Vec::new();
+    let mut times: Vec<(u64, String)> = Vec::new();
     loop {
         while running < lanes
             && let Some(program) = queue.pop_front()
@@ -89,12 +94,17 @@ pub(crate) fn run(
             running += 1;
         }
         if running == 0 {
+            times.sort_unstable_by(|one, other| other.cmp(one));
+            for (seconds, name) in times.iter().take(SLOWEST) {
+                println!("{seconds:>4} s {name}");
+            }
             return Ok(failed);
         }
         let Ok(ran) = ended.recv() else { return Err("a test program's reader is gone".to_owned()) };
         running -= 1;
-        let program = &ran.program;
-        println!("     Running {} ({})", program.name, program.executable.display());
+        let (program, seconds) = (&ran.program, ran.took.as_secs());
+        println!("     Running {} ({}), {seconds} s", program.name, program.executable.display());
+        times.push((seconds, program.name.clone()));
         for line in ran.output.lines() {
             println!("{line}");
             heard(line);
@@ -120,6 +130,8 @@ fn start(program: Program, arguments: &[&str], ended: Sender<Ran>) -> Result<(),
     let (output, input) = io::pipe().map_err(failed)?;
     command.args(arguments).current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
     command.stdin(Stdio::null()).stdout(input.try_clone().map_err(failed)?).stderr(input);
+    #[allow(clippy::disallowed_methods, reason = "it measures how long a program takes")]
+    let started = Instant::now();
     let mut child = command.spawn().map_err(failed)?;
     // It has the writing end, too, and would keep the pipe from ending.
     drop(command);
@@ -127,7 +139,7 @@ fn start(program: Program, arguments: &[&str], ended: Sender<Ran>) -> Result<(),
         let (send, lines) = channel();
         thread::spawn(move || read(output, &send));
         let (output, status) = watch(&mut child, &lines);
-        let _ = ended.send(Ran { program, output, status });
+        let _ = ended.send(Ran { program, output, status, took: started.elapsed() });
     });
     Ok(())
 }
