@@ -70,7 +70,7 @@ fn ksoftirqd(report: &mut Report, load: &Load, evidence: &Evidence) {
         return;
     };
     report.ksoftirqd_is_the_servers = is_alone(load, evidence);
-    let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
+    let delivered = evidence.delivered_in_window();
     if delivered > 0 {
         report.ksoftirqd_cpu_us_per_delivery = Some(round(ns as f64 / 1e3 / delivered as f64));
     }

@@ -82,7 +82,7 @@ pub(super) struct Evidence {
 }
 
 impl Evidence {
-    /// Starts with the look before the first stream.
+    /// Starts with the snapshot before the first stream.
     pub(super) fn new(before: Snapshot, own_before: u64) -> Evidence {
         Evidence { before, own_before, ..Evidence::default() }
     }
@@ -95,6 +95,11 @@ impl Evidence {
         }
         self.publishing_ns += tally.cpu_ns;
         self.publisher_ns = self.publisher_ns.max(tally.cpu_ns);
+    }
+
+    /// Deliveries in the time in which the server's CPU is counted.
+    pub(super) fn delivered_in_window(&self) -> u64 {
+        self.delivered_after.saturating_sub(self.delivered_before)
     }
 
     /// From here on the client is watched.
@@ -332,7 +337,7 @@ fn latency(report: &mut Report, case: &Case<'_>, observed: &Observations) {
 
 fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &Observations) {
     let streams = report.subscribers as f64;
-    let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
+    let delivered = evidence.delivered_in_window();
     let used = |from: &Snapshot, to: &Snapshot| -> Option<(f64, f64)> {
         let used = to.cpu.as_ref()?.since(from.cpu.as_ref()?) as f64
             + conditions::ksoftirqd_of_server(case.load, evidence, from, to);
@@ -407,7 +412,7 @@ pub(super) fn client(
             loop_delay_us: Percentiles::of(&thread.loop_delay, 1e3),
         });
     }
-    let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
+    let delivered = evidence.delivered_in_window();
     if delivered > 0 {
         let ns: u64 = threads.iter().map(|thread| thread.cpu_ns).sum();
         client.cpu_us_per_delivery = Some(round(ns as f64 / 1e3 / delivered as f64));
