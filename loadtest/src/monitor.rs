@@ -58,7 +58,7 @@ struct Sample {
     percentiles_ns: Option<(u64, u64)>,
 }
 
-/// What a sample is told by the conductor.
+/// The counts that the conductor gives to a sample.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
     pub(crate) streams_open: u64,

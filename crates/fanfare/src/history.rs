@@ -636,7 +636,8 @@ impl HistoryReader {
         let View { gone, expired, retained } = self.store.view(selectors.query(), number.unwrap_or(0))?;
         let (gone, mut expired) = (selectors.gone(gone), selectors.gone(expired));
         if id == EARLIEST {
-            // It has asked for what is left, so it has missed nothing. It is told of what is dropped while it reads.
+            // The subscriber asked for what is retained, so it has missed nothing yet. It is told of a gap only for
+            // events that are dropped while it reads.
             return Ok(StoreStart { start: Start::At { cursor: gone, from: 0 }, retained });
         }
         if let (Some(seq), Some(retained), Query::All) = (number, &retained, selectors.query())

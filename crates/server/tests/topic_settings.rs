@@ -384,8 +384,8 @@ on_both_backends! {
         }
     }
 
-    /// A subscriber gets also the events that expire while it reads. It was told of a gap again and again before, or
-    /// its stream was ended before its first event.
+    /// Events that expire while a subscriber reads are delivered to it, too. Before this was so, the subscriber was
+    /// told of one gap after the other, or its stream ended before the first event.
     fn what_expires_during_a_replay_is_not_lost(backend) {
         const EVENTS: usize = 400;
         let nats = Nats::start();

@@ -13,8 +13,8 @@ const TEMPLATE: &str = "docs/BENCHMARKS.md.in";
 const DOCUMENT: &str = "docs/BENCHMARKS.md";
 const RESULTS: &str = "loadtest/results";
 const README: &str = "README.md";
-/// Lines of the README, as placeholders with the folders of the template; each begins with the words of its first cell.
-const LINES: [&str; 2] = [
+/// The measured rows of the table in the README. They are templates, and use the folders of the document's template.
+const ROWS_OF_README: [&str; 2] = [
     "| CPU of a delivery, us \
      | {{figure @release/steered.json fanfare-io-uring@15000 server_cpu_us_per_delivery}} \
      | {{figure @release/steered.json mercure@15000 server_cpu_us_per_delivery}} \
@@ -76,16 +76,16 @@ fn readme() -> Result<String, String> {
         .map(|line| format!("{line}\n"))
         .collect();
     let mut lines = Vec::new();
-    for line in LINES {
+    for line in ROWS_OF_README {
         let line = template::render(&format!("{folders}{line}"), &root(), Path::new(README))
             .map_err(|problem| format!("the figures of {README}: {problem}"))?;
         lines.push(line);
     }
-    with_lines(&documents::read(Path::new(README))?, &lines)
+    with_rows(&documents::read(Path::new(README))?, &lines)
 }
 
-/// The text with these lines in place of those that begin with the same cell of a table.
-fn with_lines(text: &str, lines: &[String]) -> Result<String, String> {
+/// Replaces the rows of tables in a text. Each of the new rows takes the place of the one with the same first cell.
+fn with_rows(text: &str, lines: &[String]) -> Result<String, String> {
     let cell = |line: &str| line.split('|').nth(1).map(|cell| cell.trim().to_owned());
     let mut text: Vec<&str> = text.lines().collect();
     for line in lines {
@@ -141,8 +141,8 @@ fn compact(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The same JSON in one line, without curves and seconds, which are for plots, and without the figures of a row that has
-/// its rounds, from which they follow.
+/// The same JSON in one line. It has no curves and no seconds, because these are for plots, and no figures of rows that
+/// have their rounds, because they follow from the rounds.
 fn compacted(text: &str) -> Result<String, serde_json::Error> {
     fn reduce(value: &mut serde_json::Value) {
         match value {
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn rows_of_the_readme_are_replaced_by_their_first_cell() {
         let text = "# A\n\n| x | 1 |\n| y | 2 |\n";
-        let with = |line: &str| with_lines(text, &[line.to_owned()]);
+        let with = |line: &str| with_rows(text, &[line.to_owned()]);
         assert_eq!(with("| y | 3 |").unwrap(), "# A\n\n| x | 1 |\n| y | 3 |\n");
         assert!(with("| z | 3 |").unwrap_err().contains("no row `z`"));
     }

@@ -16,7 +16,7 @@ use crate::{cargo, not_started};
 /// A program that is silent for so long hangs. No single test is silent for a third of it on a slow machine.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// So many of the slowest programs are named at the end: what makes the whole run long.
+/// How many of the slowest programs are named at the end. They make the whole run long.
 const SLOWEST: usize = 10;
 
 /// A test program that cargo has built.

@@ -96,7 +96,7 @@ pub(crate) struct Compare {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     bare_threads: Option<u16>,
     /// In `storm` subscribers come back with Last-Event-ID, and what is published meanwhile must reach them. Most
-    /// contenders cannot do that: name those that can with --contenders
+    /// contenders cannot do that: choose those that can with --contenders
     #[arg(long)]
     resume: bool,
     /// Times that each server runs at each number of connections. Each figure is the median of its rounds by

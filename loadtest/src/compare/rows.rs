@@ -1,4 +1,4 @@
-//! What a comparison has found: its rows, and what they say together.
+//! The result of a comparison: a row for each contender and number of streams, and the rows together.
 
 use serde::Serialize;
 
@@ -30,7 +30,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Over all rounds: the figures hide those that are not valid.
+    /// The faults of all rounds. The figures leave out the rounds that are not valid.
     pub(crate) fn faults(&self) -> u64 {
         self.rounds.iter().map(|round| round.faults().sum()).sum()
     }
@@ -39,7 +39,7 @@ impl Row {
         self.figures.get(name).copied()
     }
 
-    /// What is to be known of the valid rounds. Notes that differ in their numbers alone are told once.
+    /// The notes of the valid rounds. Notes that differ only in their numbers are told once.
     pub(crate) fn notes(&self) -> Vec<String> {
         let kind = |note: &str| note.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
         let mut told: Vec<(String, &str, Vec<String>)> = Vec::new();

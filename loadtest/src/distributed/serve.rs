@@ -54,7 +54,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Tells of those who were turned away: at most one line a second, whatever a stranger does.
+/// Writes a line about a connection that was turned away, at most one a second: a stranger cannot fill the log.
 #[derive(Default)]
 struct TurnedAway {
     /// When the last line was written.

@@ -18,13 +18,13 @@ const PULSE_A_TOPIC: u64 = 20;
 /// Counts in one message.
 const COUNTS: usize = 100_000;
 
-/// What the pulse does and knows.
+/// The state of that thread, and of all that it tells.
 #[derive(Default)]
 pub(super) struct Pulse {
     pub(super) agents: OnceLock<Vec<Arc<Agent>>>,
     pub(super) over: AtomicBool,
     pub(super) published: OnceLock<Arc<Vec<AtomicU64>>>,
-    /// What the agents were told of that. It is held while they are told, so that counts never go back.
+    /// The counts that the agents were told last. The lock is held while they are told, so that no count falls.
     told: Mutex<Vec<u64>>,
 }
 
