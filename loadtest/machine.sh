@@ -82,7 +82,7 @@ preflight() {
     exit 1
   fi
 }
-# Both ends of an idle pair: 8,344 bytes of the kernel's slab, 58 of the server's, at most 170 of the client's. What a
+# Both ends of an idle pair: 8,340 bytes of the kernel's slab, 58 of the server's, at most 170 of the client's. What a
 # broadcast adds is not foreseen but watched: the run ends when only `least_memory` MiB are left. A client without sockets
 # leaves half of the kernel's, and has some 50 bytes more itself.
 pair_bytes=$((sockets == 2 ? 8600 : 4700)) least_memory=1024

@@ -11,12 +11,12 @@
 #   plain      latency on plain loopback, 1,000, 10,000 and 15,000 streams (40 min)
 #   waiting    a burst of 50 by one publisher that waits for each answer, 15,000 streams (17 min)
 #   scenarios  idle, saturate, storm, churn, topics, mixed and slow (70 min)
-#   fanfare    a storm with resume, and stalled readers, of Fanfare alone with 15,000 streams (15 min)
+#   fanfare    a storm with resume, and stalled readers, of Fanfare alone with 15,000 streams (20 min)
 #   threads    where thread per connection stops (1 min)
-#   scale      100,000 and 1,000,000 streams beside a bare loop; raises limits of the machine (25 min)
-#   million    1,000,000 streams on each backend, plain and steered, and 2,500,000; raises limits (40 min)
-#   tun        a client without sockets beside one with: 100,000 streams, three rounds in turn, then 1,000,000 and
-#              4,000,000 without; raises limits (30 min)
+#   scale      100,000 and 1,000,000 streams beside a bare loop; raises limits of the machine (50 min)
+#   million    1,000,000 streams on each backend, steered; raises limits (16 min)
+#   tun        a client without sockets: beside one with sockets, 100,000 streams and three rounds in turn, then
+#              4,000,000 of Fanfare and of a bare loop; raises limits (35 min)
 #
 # Without a part: all of them, in this order. The machine has to be quiet. `cargo xtask benchmarks` makes the document
 # of the files; the folder is named in the first lines of docs/BENCHMARKS.md.in.
@@ -32,14 +32,20 @@ cargo build --quiet --release -p fanfare-server -p fanfare-load -p fanfare-axum 
 bin=${CARGO_TARGET_DIR:-target}/release
 cores=(--server-cores 0 --client-cores 1)
 
+# measured COMMAND...: a run that is not valid (code 1) is a result. One that was interrupted or could not start ends all.
+measured() {
+  local code=0
+  "$@" || code=$?
+  [ "$code" -le 1 ] || exit "$code"
+}
+
 # compare NAME OPTIONS...: all contenders, into NAME.json.
 compare() {
   local file=$folder/$1.json
   shift
   [ ! -e "$file" ] || return 0
-  "$bin/fanfare-load" compare --fanfare "$bin/fanfare" --fanfare-axum "$bin/examples/load_server" "${cores[@]}" \
-    --quiet --json "$file.part" "$@" || true
-  # A comparison in which some contender has no valid round ends with an error, and is a result.
+  measured "$bin/fanfare-load" compare --fanfare "$bin/fanfare" --fanfare-axum "$bin/examples/load_server" \
+    "${cores[@]}" --quiet --json "$file.part" "$@"
   mv "$file.part" "$file"
 }
 
@@ -49,8 +55,10 @@ plotted() {
   shift 2
   [ ! -e "$folder/$name.json" ] || return 0
   scratch=$(mktemp -d)
-  compare "$name" "$@" --svg "$scratch"
+  compare "$name.plotted" "$@" --svg "$scratch"
+  # The file gets its name last: it says that the part is there.
   for plot in $plots; do mv "$scratch/$plot.svg" "$folder/"; done
+  mv "$folder/$name.plotted.json" "$folder/$name.json"
   rm -r "$scratch"
 }
 
@@ -87,6 +95,8 @@ fanfare() {
   local both=(--contenders fanfare-epoll,fanfare-io-uring --connections 15000)
   compare storm-15000 --scenario storm --resume "${both[@]}" -d 8s -r 5
   compare slow-15000 --scenario slow "${both[@]}" -d 10s -r 10
+  # Less than 16 KiB are read ahead, so what the stalled do not read waits at the server.
+  compare slow-laggards-15000 --scenario slow "${both[@]}" -d 24s -r 5 -s 4000 --receive-buffer 16384
 }
 
 threads() {
@@ -94,39 +104,40 @@ threads() {
     "$bin/fanfare-load" refusal threads -n 40000 --json "$folder/refusal-threads.json"
 }
 
-scale() {
-  [ -e "$folder/at-scale-100000.json" ] || RESULTS=$folder loadtest/at-scale.sh 100000 5 --raise
-  [ -e "$folder/at-scale-1000000.json" ] || RESULTS=$folder loadtest/at-scale.sh 1000000 1 --raise
-}
-
-# one_million FILE OPTIONS...: one run of million.sh, whose file is FILE. A run that is not valid is a result.
-one_million() {
-  local file=$folder/$1 scratch
-  shift
-  [ ! -e "$file" ] || return 0
+# in_scratch OPTIONS...: at-scale.sh or million.sh, whose files go into the folder when all are there.
+in_scratch() {
+  local scratch
   scratch=$(mktemp -d)
-  RESULTS=$scratch loadtest/million.sh "$@" --raise || true
-  mv "$scratch"/*.json "$file"
+  RESULTS=$scratch measured "$@" --raise
+  mv "$scratch"/*.json "$folder/"
   rmdir "$scratch"
 }
 
-million() {
-  local backend
-  for backend in epoll io-uring; do
-    one_million "million-1000000-$backend.json" 1000000 --backend "$backend"
-    one_million "million-1000000-$backend-steered.json" 1000000 --backend "$backend" --steered
-  done
-  one_million million-2500000-epoll.json 2500000
+scale() {
+  [ -e "$folder/at-scale-100000.json" ] || in_scratch loadtest/at-scale.sh 100000 5
+  [ -e "$folder/at-scale-1000000.json" ] || in_scratch loadtest/at-scale.sh 1000000 3
 }
 
+# one_million OPTIONS...: one run of million.sh, unless its file is there: million-COUNT-BACKEND[-steered][-tun].json.
+one_million() {
+  local backend
+  for backend in epoll io-uring; do
+    one_million 1000000 --backend "$backend" --steered
+  done
+}
+
+# What the client costs over a device, beside what it costs with sockets: nothing but broadcasts, so no heartbeats.
 tun() {
   local round
   for round in 1 2 3; do
-    one_million "sockets-100000-$round.json" 100000 --steered
-    one_million "tun-100000-$round.json" 100000 --steered --tun
+    [ -e "$folder/client-$round-tun.json" ] && continue
+    in_scratch loadtest/million.sh 100000 --steered --heartbeat 9h
+    in_scratch loadtest/million.sh 100000 --steered --tun --heartbeat 9h
+    mv "$folder/million-100000-epoll-steered.json" "$folder/client-$round-sockets.json"
+    mv "$folder/million-100000-epoll-steered-tun.json" "$folder/client-$round-tun.json"
   done
-  one_million million-1000000-epoll-steered-tun.json 1000000 --steered --tun
-  one_million million-4000000-epoll-tun.json 4000000 --tun --heartbeat 1h
+  one_million 4000000 --tun --heartbeat 9h
+  one_million 4000000 --backend bare --tun --heartbeat 9h
 }
 
 for part in "$@"; do

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -293,11 +293,11 @@ pub(crate) fn end_with_parent(parent: u32) -> bool {
 
 /// Listens on loopback with a backlog that a storm fits into, whatever the standard library's is. With
 /// `shared` the port may have several listeners, and the kernel spreads new connections over them.
-pub(crate) fn listen(port: u16, shared: bool) -> io::Result<std::net::TcpListener> {
+pub(crate) fn listen(address: SocketAddrV4, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    socket.bind(&address.into())?;
     socket.listen(4096)?;
     Ok(socket.into())
 }

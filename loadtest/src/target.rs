@@ -1,5 +1,6 @@
 //! Where a server is and how it is spoken to: URLs, and the templates for subscribing and publishing.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -65,17 +66,38 @@ impl Url {
             .to_socket_addrs()
             .map_err(|error| Failure::new(format!("`{name}` cannot be looked up: {error}")))?
             .collect();
-        match addresses[..] {
-            [] => Err(Failure::new(format!("`{name}` has no address"))),
-            [only] => Ok(only),
-            [first, ..] => Ok(addresses.into_iter().find(somebody_listens_at).unwrap_or(first)),
-        }
+        one_of(&addresses).ok_or_else(|| Failure::new(format!("`{name}` has no address")))
     }
 }
 
-/// Whether a connection is taken there within a second.
-fn somebody_listens_at(address: &SocketAddr) -> bool {
-    TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok()
+/// The first of a host's addresses at which a connection is taken. A single one is not tried.
+fn one_of(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let first = *addresses.first()?;
+    if addresses.len() == 1 {
+        return Some(first);
+    }
+    let connected = connect_to_one_of(addresses.iter().copied(), Duration::from_secs(1));
+    Some(connected.and_then(|socket| socket.peer_addr()).unwrap_or(first))
+}
+
+/// Connects to the first of several addresses at which a connection is taken. `localhost`, for instance, is both
+/// `[::1]` and 127.0.0.1, and most servers listen at one of them.
+///
+/// # Errors
+/// There is no address, or a connection is taken at none of them within the time for each. The error is that of the
+/// last address.
+pub(crate) fn connect_to_one_of(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    time_for_each: Duration,
+) -> io::Result<TcpStream> {
+    let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    for address in addresses {
+        result = TcpStream::connect_timeout(&address, time_for_each);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// A request with placeholders in it: `{topic}`, `{topics:SEPARATOR}`, `{seq}`, `{data}`, and for subscriptions
@@ -405,12 +427,21 @@ mod tests {
     fn of_several_addresses_the_one_is_taken_at_which_somebody_listens() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert!(somebody_listens_at(&address));
-        // Where `localhost` is also ::1, nobody listens at that port there.
-        let url = Url::parse(&format!("http://localhost:{}/", address.port())).unwrap();
-        assert_eq!(url.resolve().unwrap(), address);
-        // Where nobody listens any more, the address is still that of the host.
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let connect = |addresses: &[SocketAddr]| {
+            connect_to_one_of(addresses.iter().copied(), Duration::from_secs(1))
+                .and_then(|socket| socket.peer_addr())
+                .map_err(|error| error.kind())
+        };
+        assert_eq!(connect(&[gone, address]), Ok(address));
+        assert_eq!(connect(&[gone]), Err(io::ErrorKind::ConnectionRefused));
+        assert_eq!(connect(&[]), Err(io::ErrorKind::NotFound));
+        assert_eq!(one_of(&[gone, address]), Some(address));
+        assert_eq!((one_of(&[gone]), one_of(&[])), (Some(gone), None));
+        // Where nobody listens any more, the address is still one of the host's.
         drop(listener);
+        assert_eq!(one_of(&[gone, address]), Some(gone));
+        let url = Url::parse(&format!("http://localhost:{}/", address.port())).unwrap();
         assert_eq!(url.resolve().unwrap().port(), address.port());
     }
 

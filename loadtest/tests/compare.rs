@@ -12,6 +12,7 @@ fn a_baseline_runs_in_the_foreground_and_is_judged() {
         "threads",
         "bare",
         "bare --set arguments=--threads=3",
+        "bare --set arguments=--threads=3 --host 127.0.0.2",
         "axum-sse",
         "hyper",
         "hyper --set arguments+=--threads=2",
@@ -30,6 +31,7 @@ fn a_baseline_runs_in_the_foreground_and_is_judged() {
         assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{name}: {}", verdict.complaint);
         assert_eq!(verdict.count("deliveries"), 100 * 26, "{name}");
         assert!(verdict.json["server_cpu_us_per_delivery"].as_f64().unwrap() > 0.0, "{name}");
+        assert_eq!(url.contains("127.0.0.2"), name.contains("--host"), "{name}: {url}");
     }
 }
 
@@ -222,7 +224,15 @@ fn every_scenario_can_be_compared_in() {
     }
 }
 
-/// A storm with resume could not be compared: who gives no ids must not pass for one that resumes.
+/// Programs of their own listen where their settings say.
+#[test]
+fn a_host_is_for_baselines_that_are_built_in() {
+    let output = fake::command().args(["baseline", "hyper", "--host", "127.0.0.2"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--host: hyper is a program of its own"), "{said}");
+}
+
+/// A storm with resume can be compared, and a server that gives no ids does not pass for one that resumes.
 #[test]
 fn a_storm_with_resume_is_judged_as_one() {
     let of = |more: &str| format!("compare --contenders threads --rounds 1 --connections 40 -d 600ms {more}");

@@ -117,12 +117,14 @@ fn the_other_scenarios_run() {
             assert_eq!(verdict.count("deliveries"), deliveries, "{arguments}");
         }
         assert!(verdict.json["server_user_bytes_per_connection"].is_number(), "{arguments}");
-        let cpu = if arguments.starts_with("idle") {
-            "server_idle_cpu_share"
-        } else {
-            "server_cpu_us_per_delivery"
-        };
-        assert!(verdict.json[cpu].is_number(), "{arguments}");
+        // In `idle` these are of the events at its end alone.
+        assert!(verdict.json["server_cpu_us_per_delivery"].is_number(), "{arguments}");
+        assert!(verdict.json["client"]["cpu_us_per_delivery"].is_number(), "{arguments}");
+        assert_eq!(
+            verdict.json["server_idle_cpu_share"].is_number(),
+            arguments.starts_with("idle"),
+            "{arguments}"
+        );
     }
 }
 

@@ -145,6 +145,16 @@ pub trait Io {
     /// The kernel refused: its limit of watches or memory is reached.
     fn watch(&mut self, socket: Socket, token: Token) -> io::Result<()>;
 
+    /// The same for a socket from which only what can be received, and its end, is of interest: that it can be written to
+    /// need not be reported. A request that is being received is such a socket, and a report less is a turn of the
+    /// shard's loop less.
+    ///
+    /// # Errors
+    /// As [`Io::watch`].
+    fn watch_incoming(&mut self, socket: Socket, token: Token) -> io::Result<()> {
+        self.watch(socket, token)
+    }
+
     /// Waits until something happens or `timeout` has passed (`None`: without end; zero: only checks),
     /// and appends what was seen. It appends a bounded number and keeps the rest for the next call.
     ///

@@ -41,6 +41,10 @@ pub struct Epoll {
     /// Set by `AcceptFailed`, cleared by `resume_accept`.
     accept_paused: bool,
     open: OpenSockets,
+    /// A socket that the kernel still watches, although [`Io::unwatch`] was called for it. Most are watched again at
+    /// once under another token, when a request has become a subscriber: that is one system call in place of two. The
+    /// watch of any other one is taken back before the next wait, and before a close.
+    unwatched: Option<Socket>,
 }
 
 #[derive(Debug)]
@@ -90,7 +94,31 @@ impl Epoll {
             listeners: Vec::new(),
             accept_paused: false,
             open: OpenSockets::default(),
+            unwatched: None,
         })
+    }
+
+    fn watch_for(&mut self, socket: Socket, token: Token, interests: Interest) -> io::Result<()> {
+        debug_assert!(token.0 < Token::LIMIT, "the token is in the backend's own range");
+        let (registry, token) = (self.poll.registry(), mio::Token(token.0 as usize));
+        if self.unwatched == Some(socket) {
+            registry.reregister(&mut SourceFd(&socket), token, interests)?;
+            self.unwatched = None;
+            return Ok(());
+        }
+        registry.register(&mut SourceFd(&socket), token, interests)
+    }
+
+    /// Takes back the watch of the socket that was unwatched last, if it was not watched again.
+    fn take_back_unwatched(&mut self) {
+        if let Some(socket) = self.unwatched.take() {
+            self.take_back(socket);
+        }
+    }
+
+    fn take_back(&self, socket: Socket) {
+        let result = self.poll.registry().deregister(&mut SourceFd(&socket));
+        debug_assert!(result.is_ok(), "the socket was not watched: {result:?}");
     }
 
     /// Takes connections from the queues that have some. They share the budget, so that a storm on one
@@ -280,15 +308,15 @@ impl Io for Epoll {
     }
 
     fn watch(&mut self, socket: Socket, token: Token) -> io::Result<()> {
-        debug_assert!(token.0 < Token::LIMIT, "the token is in the backend's own range");
-        self.poll.registry().register(
-            &mut SourceFd(&socket),
-            mio::Token(token.0 as usize),
-            Interest::READABLE | Interest::WRITABLE,
-        )
+        self.watch_for(socket, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    fn watch_incoming(&mut self, socket: Socket, token: Token) -> io::Result<()> {
+        self.watch_for(socket, token, Interest::READABLE)
     }
 
     fn wait(&mut self, timeout: Option<Duration>, notifications: &mut Vec<Notification>) -> io::Result<()> {
+        self.take_back_unwatched();
         let timeout = if self.accept_is_due() { Some(Duration::ZERO) } else { timeout };
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
@@ -379,18 +407,19 @@ impl Io for Epoll {
     }
 
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]) {
+        // Before any close: a duplicate of the socket may live on in another table, and then a close alone
+        // leaves the watch in place, to fire with a stale token for ever.
+        self.take_back_unwatched();
         for &(socket, token) in sockets {
-            if let Some(token) = token {
-                self.unwatch(socket, token);
+            if token.is_some() {
+                self.take_back(socket);
             }
             self.open.close(socket);
         }
     }
 
     fn unwatch(&mut self, socket: Socket, _token: Token) {
-        // Before any close: a duplicate of the socket may live on in another table, and then a close alone
-        // leaves the watch in place, to fire with a stale token for ever.
-        let result = self.poll.registry().deregister(&mut SourceFd(&socket));
-        debug_assert!(result.is_ok(), "the socket was not watched: {result:?}");
+        self.take_back_unwatched();
+        self.unwatched = Some(socket);
     }
 }

@@ -287,6 +287,10 @@ impl Io for Uring {
         self.readiness.watch(socket, token)
     }
 
+    fn watch_incoming(&mut self, socket: Socket, token: Token) -> io::Result<()> {
+        self.readiness.watch_incoming(socket, token)
+    }
+
     fn wait(&mut self, timeout: Option<Duration>, notifications: &mut Vec<Notification>) -> io::Result<()> {
         self.readiness.wait(timeout, notifications)
     }

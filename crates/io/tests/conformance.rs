@@ -84,6 +84,8 @@ conformance! {
     a_closed_socket_is_never_heard_of_again,
     a_number_used_again_has_its_new_name,
     a_released_socket_is_quiet_and_usable,
+    a_socket_that_is_watched_again_has_its_new_name,
+    an_incoming_request_is_told_of_what_comes,
     peers_that_have_ended_are_found,
     what_was_not_closed_goes_with_the_backend,
     a_stranger_is_not_closed,
@@ -731,6 +733,53 @@ fn a_released_socket_is_quiet_and_usable<I: Io>(_: &str, open: Open<I>) {
     assert_eq!(read(&mut peer, 5), b"hello");
     stage.io.close(&[(number, Some(Token(9)))]);
     assert_eq!(read_all(&mut peer), b"");
+}
+
+/// A request that is being received: what comes, and its end, is told under its name. That it can be written to is told
+/// once it is watched for that, too.
+fn an_incoming_request_is_told_of_what_comes<I: Io>(_: &str, open: Open<I>) {
+    let mut stage = Stage::new(open);
+    let (mut peer, socket) = stage.connect();
+    stage.io.watch_incoming(socket, Token(1)).unwrap();
+    write(&mut peer, b"GET");
+    stage.expect_ready(Token(1), READABLE);
+    assert_eq!(stage.io.receive(socket, &mut [0; 32]), Received::Bytes(3));
+    stage.io.unwatch(socket, Token(1));
+    stage.io.watch(socket, Token(2)).unwrap();
+    stage.expect_ready(Token(2), WRITABLE);
+    stage.io.unwatch(socket, Token(2));
+    stage.io.watch_incoming(socket, Token(3)).unwrap();
+    drop(peer);
+    stage.expect_ready(Token(3), READABLE);
+    assert_eq!(stage.io.receive(socket, &mut [0; 32]), Received::Ended);
+    stage.io.close(&[(socket, Some(Token(3)))]);
+}
+
+/// A request that has become a subscriber. Only the new name is heard of, also where another socket was released between
+/// the two, and where bytes came between them.
+fn a_socket_that_is_watched_again_has_its_new_name<I: Io>(_: &str, open: Open<I>) {
+    let mut stage = Stage::new(open);
+    let (mut first, one) = stage.watched(Token(1));
+    let (mut second, two) = stage.watched(Token(2));
+    stage.io.unwatch(one, Token(1));
+    write(&mut first, b"between");
+    stage.io.watch(one, Token(11)).unwrap();
+    stage.expect_ready(Token(11), READABLE);
+    assert_eq!(stage.io.receive(one, &mut [0; 32]), Received::Bytes(7));
+
+    stage.io.unwatch(one, Token(11));
+    stage.io.unwatch(two, Token(2));
+    stage.io.watch(one, Token(21)).unwrap();
+    write(&mut first, b"first");
+    write(&mut second, b"second");
+    stage.expect_ready(Token(21), READABLE);
+    assert_eq!(stage.io.receive(one, &mut [0; 32]), Received::Bytes(5));
+    stage.expect_quiet();
+    stage.io.watch(two, Token(22)).unwrap();
+    stage.expect_ready(Token(22), READABLE);
+    assert_eq!(stage.io.receive(two, &mut [0; 32]), Received::Bytes(6));
+    stage.io.close(&[(one, Some(Token(21))), (two, Some(Token(22)))]);
+    assert_eq!((read_all(&mut first), read_all(&mut second)), (vec![], vec![]));
 }
 
 /// A shard that panicked in a shared table left its clients waiting for ever.

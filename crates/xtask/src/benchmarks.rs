@@ -19,9 +19,9 @@ const ROWS_OF_README: [&str; 2] = [
      | {{figure @release/steered.json fanfare-io-uring@15000 server_cpu_us_per_delivery}} \
      | {{figure @release/steered.json mercure@15000 server_cpu_us_per_delivery}} \
      | {{figure @release/steered.json nchan@15000 server_cpu_us_per_delivery}} \
-     | {{figure @release/steered.json pushpin@15000 server_cpu_us_per_delivery}}, lost some \
+     | {{figure @release/steered.json pushpin@15000 server_cpu_us_per_delivery}}, all events in {{valid @release/steered.json pushpin@15000}} rounds \
      | {{figure @release/steered.json centrifugo@15000 server_cpu_us_per_delivery}} |",
-    "| memory of a stream, bytes \
+    "| user memory of a stream, bytes \
      | {{figure @release/steered.json fanfare-io-uring@15000 server_user_bytes_per_connection}} \
      | {{figure @release/steered.json mercure@15000 server_user_bytes_per_connection}} \
      | {{figure @release/steered.json nchan@15000 server_user_bytes_per_connection}} \
@@ -148,7 +148,7 @@ fn compacted(text: &str) -> Result<String, serde_json::Error> {
         match value {
             serde_json::Value::Object(fields) => {
                 fields.remove("latency_curve");
-                // Elsewhere it is a number.
+                // In `opening` and `asked` this key is a number, and stays.
                 if fields.get("seconds").is_some_and(serde_json::Value::is_array) {
                     fields.remove("seconds");
                 }

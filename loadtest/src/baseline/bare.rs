@@ -5,7 +5,7 @@
 //! sending thread of its own.
 
 use std::io::{self, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,10 +22,13 @@ type Sockets = Arc<Mutex<Vec<OwnedFd>>>;
 /// Serves with so many tables. With one, the process's own is used.
 pub(super) fn serve(listener: TcpListener, tables: usize) -> Outcome<()> {
     let failed = |error: io::Error| Failure::new(format!("bare: {error}"));
-    let port = listener.local_addr().map_err(failed)?.port();
+    let address = match listener.local_addr().map_err(failed)? {
+        SocketAddr::V4(address) => address,
+        SocketAddr::V6(address) => return Err(Failure::new(format!("bare: {address} is no IPv4 address"))),
+    };
     let mut listeners = vec![listener];
     for _ in 1..tables {
-        listeners.push(sys::listen(port, true).map_err(failed)?);
+        listeners.push(sys::listen(address, true).map_err(failed)?);
     }
     let (jobs, mine): (Vec<_>, Vec<_>) = listeners.iter().map(|_| channel()).unzip();
     let jobs = Arc::new(jobs);

@@ -10,7 +10,7 @@ mod settings;
 mod threads;
 mod token;
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -28,9 +28,13 @@ pub(crate) struct Serve {
     /// Which one
     #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(BASELINES))]
     baseline: String,
-    /// Port on 127.0.0.1; 0 takes a free one
+    /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// IPv4 address to listen on, for threads, bare and axum-sse. The others listen on 127.0.0.1, or where their
+    /// settings say
+    #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST)]
+    host: Ipv4Addr,
     /// Port to publish at, for pushpin
     #[arg(long, default_value_t = 5561)]
     control_port: u16,
@@ -106,6 +110,9 @@ pub(crate) fn serve(serve: &Serve) -> Outcome<()> {
         return origin::serve(serve.port);
     }
     match settings.find()? {
+        Some(_) if serve.host != Ipv4Addr::LOCALHOST => {
+            Err(Failure::new(format!("--host: {} is a program of its own; use --set", serve.baseline)))
+        }
         Some(program) => Err(run(serve, &settings, Command::new(program))),
         None => built_in(serve, &settings),
     }
@@ -159,8 +166,9 @@ fn built_in(serve: &Serve, settings: &Settings) -> Outcome<()> {
     }
     let options = BuiltIn::of(settings)?;
     let (queue, threads) = (options.queue as usize, usize::from(options.threads));
-    let failed = |error| Failure::new(format!("port {} of 127.0.0.1: {error}", serve.port));
-    let listener = sys::listen(serve.port, threads > 1).map_err(failed)?;
+    let address = SocketAddrV4::new(serve.host, serve.port);
+    let failed = |error| Failure::new(format!("{address}: {error}"));
+    let listener = sys::listen(address, threads > 1).map_err(failed)?;
     announce(serve, settings, listener.local_addr().map_err(failed)?.port())?;
     sys::default_interrupts();
     match serve.baseline.as_str() {
@@ -172,7 +180,7 @@ fn built_in(serve: &Serve, settings: &Settings) -> Outcome<()> {
 }
 
 fn announce(serve: &Serve, settings: &Settings, port: u16) -> Outcome<()> {
-    println!("{} at http://127.0.0.1:{port} ({})", serve.baseline, settings.sentence());
+    println!("{} at http://{}:{port} ({})", serve.baseline, serve.host, settings.sentence());
     let names = Names { port, control_port: serve.control_port, ..Names::default() };
     if let Some(url) = settings.publish_url(&names)? {
         println!("publish with --publish-url '{url}'");

@@ -1,5 +1,7 @@
 //! What stands behind Pushpin: it answers every subscriber's request by telling Pushpin to hold the stream.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
+
 use axum::Router;
 use axum::extract::Path;
 use axum::http::HeaderValue;
@@ -13,7 +15,7 @@ pub(super) fn serve(port: u16) -> Outcome<()> {
     let failed = |error| Failure::new(format!("the origin on port {port}: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
-        let listener = sys::listen(port, false).map_err(failed)?;
+        let listener = sys::listen(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), false).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         axum::serve(listener, Router::new().route("/{topic}", get(hold))).await.map_err(failed)

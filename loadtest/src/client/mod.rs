@@ -170,8 +170,8 @@ pub(crate) enum Phase {
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Measure own CPU and loop delay from now on.
-    Window,
+    /// Measure own CPU and loop delay from now on, or no longer.
+    Window { begins: bool },
     /// Stop reading from all of a group, or read again.
     Stall { group: u8, stalled: bool },
     /// Close every stream, and open none.

@@ -122,6 +122,8 @@ pub(crate) struct Observations {
     pub(crate) names: BTreeMap<String, u64>,
     /// What went wrong, by kind.
     pub(crate) errors: BTreeMap<String, u64>,
+    /// What the transport counted below the streams.
+    pub(crate) below: BTreeMap<String, u64>,
     pub(crate) series: Series,
     /// Of events that are not this run's: from the request to the first one of a stream, from one to the
     /// next, and, where a stream ended, from the request to the last one.
@@ -137,7 +139,7 @@ pub(crate) struct Observations {
 /// How a client thread fared in the measured window.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ThreadObservations {
-    /// Processor time used since the window began.
+    /// Processor time used in the window.
     pub(crate) cpu_ns: u64,
     /// How long a batch of notifications kept the loop: what came meanwhile waited so long at most.
     #[serde(with = "transfer")]
@@ -209,6 +211,7 @@ impl Recorder {
                 ids: IdFigures::default(),
                 names: BTreeMap::new(),
                 errors: BTreeMap::new(),
+                below: BTreeMap::new(),
                 series: Series::new(plan.start),
                 first_event: coarse_timings(),
                 gap: coarse_timings(),
@@ -251,6 +254,13 @@ impl Recorder {
             subscriber.was_silent |= silence > self.silence;
         }
         subscriber.heard = ticks;
+    }
+
+    /// Adds what the transport counted below the streams. What it never saw is left out.
+    pub(super) fn counted_by_transport(&mut self, counts: Vec<(&'static str, u64)>) {
+        for (what, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            *self.observations.below.entry(what.to_owned()).or_default() += count;
+        }
     }
 
     /// What went wrong is counted by its kind.
@@ -583,6 +593,7 @@ impl Observations {
         self.silent += other.silent;
         add_counts(&mut self.names, other.names);
         add_counts(&mut self.errors, other.errors);
+        add_counts(&mut self.below, other.below);
         self.series.add(&other.series);
         self.threads.extend(other.threads);
     }

@@ -105,6 +105,8 @@ struct Worker<'a, T> {
     request: Vec<u8>,
     /// Processor time used when the window began.
     window_cpu: u64,
+    /// What the window showed, once it has ended.
+    window: Option<ThreadObservations>,
     loop_delay: super::Timings,
 }
 
@@ -160,6 +162,7 @@ impl<'a, T: Transport> Worker<'a, T> {
             plain: Vec::new(),
             request: Vec::new(),
             window_cpu: sys::thread_cpu_ns(),
+            window: None,
             loop_delay: coarse_timings(),
         })
     }
@@ -224,10 +227,12 @@ impl<'a, T: Transport> Worker<'a, T> {
         let published = |topic: u32| plan.published[topic as usize].load(Ordering::Relaxed);
         for command in commands {
             match command {
-                Command::Window => {
+                Command::Window { begins: true } => {
                     self.window_cpu = sys::thread_cpu_ns();
+                    self.window = None;
                     self.loop_delay.reset();
                 }
+                Command::Window { begins: false } => self.window = Some(self.seen_in_window()),
                 Command::Stall { group, stalled } => self.stall(group, stalled),
                 Command::CutAll => self.cut_all(),
                 Command::Return => self.away = false,
@@ -446,7 +451,9 @@ impl<'a, T: Transport> Worker<'a, T> {
     }
 
     fn finish(&mut self, published: &[u64]) -> Observations {
-        let (cpu_ns, now) = (sys::thread_cpu_ns() - self.window_cpu, clock::now());
+        // A run that failed ends within its window.
+        let window = self.window.take().unwrap_or_else(|| self.seen_in_window());
+        let now = clock::now();
         for (_, subscriber) in &mut self.subscribers {
             let published = |topic: u32| published.get(topic as usize).copied().unwrap_or(0);
             self.recorder.take_back_invented(subscriber, published);
@@ -456,15 +463,18 @@ impl<'a, T: Transport> Worker<'a, T> {
             }
             self.recorder.at_end(subscriber, now);
         }
-        for note in self.transport.notes() {
-            eprintln!("fanfare-load: note: {note}");
-        }
+        self.recorder.counted_by_transport(self.transport.counts());
         let mut observations = std::mem::replace(&mut self.recorder, Recorder::new(self.plan)).observations;
-        observations.threads.push(ThreadObservations {
-            cpu_ns,
-            loop_delay: std::mem::replace(&mut self.loop_delay, coarse_timings()),
-        });
+        observations.threads.push(window);
         observations
+    }
+
+    /// What this thread has used since the window began.
+    fn seen_in_window(&self) -> ThreadObservations {
+        ThreadObservations {
+            cpu_ns: sys::thread_cpu_ns() - self.window_cpu,
+            loop_delay: self.loop_delay.clone(),
+        }
     }
 }
 

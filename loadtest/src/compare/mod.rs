@@ -117,7 +117,7 @@ pub(crate) struct Compare {
 }
 
 impl Compare {
-    /// Runs everything and writes what was asked for. `Ok(false)`: not every run was valid.
+    /// Runs everything and writes what was asked for.
     pub(crate) fn run(mut self) -> Outcome<Comparison> {
         if self.connections.is_empty() {
             self.connections.push(self.load.subscribers);
@@ -216,6 +216,7 @@ impl Compare {
             machine: crate::sample::machine(),
             arrangement,
             scenario: self.scenario,
+            resume: self.resume,
             rounds: self.rounds,
             rule: RULE,
             partial,

@@ -98,6 +98,8 @@ pub(crate) struct Comparison {
     pub(crate) machine: String,
     pub(crate) arrangement: String,
     pub(crate) scenario: Contest,
+    /// In a storm: subscribers came back with `Last-Event-ID`.
+    pub(crate) resume: bool,
     pub(crate) rounds: u64,
     /// How the figures of a row are chosen.
     pub(crate) rule: &'static str,
@@ -109,6 +111,12 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
+    /// The scenario, for people.
+    pub(crate) fn title(&self) -> String {
+        let name = self.scenario.name();
+        if self.resume { format!("{name} with resume") } else { name.to_owned() }
+    }
+
     pub(crate) fn valid(&self) -> bool {
         !self.partial && self.rows.iter().all(|row| row.rounds.iter().all(|report| report.valid))
     }
@@ -220,6 +228,7 @@ mod tests {
             machine: String::new(),
             arrangement: String::new(),
             scenario: Contest::Fanout,
+            resume: false,
             rounds: 3,
             rule: RULE,
             partial: false,
@@ -229,8 +238,8 @@ mod tests {
         }
     }
 
-    /// A row showed the faults and the verdict of one run, a valid one if most are: a server that lost events in
-    /// one of three rounds had none and no mark, and its range and its ratio held the round that was not valid.
+    /// A server that lost events in one of three rounds is marked, with the faults of all rounds. Its range and its ratio
+    /// are those of the valid rounds. Before, a row showed the faults and the verdict of one run alone.
     #[test]
     fn a_round_that_is_not_valid_marks_its_row_and_is_no_measurement() {
         let comparison = comparison([
@@ -279,7 +288,8 @@ mod tests {
         );
     }
 
-    /// Every figure of the table was that of one run, and only the CPU had a range.
+    /// Every figure of the table has its median and its range. Before, each was that of one run, and only the CPU had a
+    /// range.
     #[test]
     fn tables_show_medians_with_their_ranges_and_state_the_rule() {
         let comparison = comparison([

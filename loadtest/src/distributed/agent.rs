@@ -244,7 +244,7 @@ impl Service<'_> {
         match told {
             Told::Live => crowd.enter(Phase::Live),
             Told::Over => crowd.enter(Phase::Over),
-            Told::Window => crowd.tell(|| Command::Window),
+            Told::Window { begins } => crowd.tell(|| Command::Window { begins }),
             Told::Stall { group, stalled } => crowd.tell(|| Command::Stall { group, stalled }),
             Told::CutAll => crowd.tell(|| Command::CutAll),
             Told::Return => crowd.tell(|| Command::Return),

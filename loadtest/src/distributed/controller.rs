@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::agent::{ANSWER, Agent};
+use self::agent::{ANSWER, RemoteAgent};
 use self::division::{divide, pieces};
 use self::pulse::Pulse;
 use super::MachineFigures;
@@ -34,7 +34,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The agents of a run.
 pub(crate) struct Agents {
-    agents: Vec<Arc<Agent>>,
+    agents: Vec<Arc<RemoteAgent>>,
     pulse: Arc<Pulse>,
     threads: Vec<JoinHandle<()>>,
     /// Threads of each.
@@ -61,7 +61,7 @@ impl Agents {
             match protocol::connect(name, Role::Agent, token) {
                 Err(failure) => wrong.push(format!("agent {name}: {failure}")),
                 Ok((connection, machine)) => {
-                    agents.push(Arc::new(Agent::new(name.clone(), machine, connection)));
+                    agents.push(Arc::new(RemoteAgent::new(name.clone(), machine, connection)));
                 }
             }
         }
@@ -236,7 +236,7 @@ impl Agents {
     /// What all agents together answered to the last question.
     pub(super) fn owed(&self) -> Option<u64> {
         let number = self.owed.load(Ordering::SeqCst);
-        let answer = |agent: &Arc<Agent>| {
+        let answer = |agent: &Arc<RemoteAgent>| {
             lock(&agent.heard).owed.filter(|(asked, _)| *asked == number).map(|(_, deliveries)| deliveries)
         };
         self.agents.iter().map(answer).sum()
@@ -249,8 +249,9 @@ impl Agents {
     /// What all agents together answered to the last question; each answer once.
     pub(super) fn seen(&self) -> Option<SeenSoFar> {
         let number = self.seen.load(Ordering::SeqCst);
-        let is_there =
-            |agent: &Arc<Agent>| lock(&agent.heard).seen.as_ref().is_some_and(|(asked, _)| *asked == number);
+        let is_there = |agent: &Arc<RemoteAgent>| {
+            lock(&agent.heard).seen.as_ref().is_some_and(|(asked, _)| *asked == number)
+        };
         if !self.agents.iter().all(is_there) {
             return None;
         }
@@ -263,7 +264,7 @@ impl Agents {
         for agent in &self.agents {
             let _ = agent.send(&Order::Sample { number });
         }
-        let answer = |agent: &Arc<Agent>| {
+        let answer = |agent: &Arc<RemoteAgent>| {
             agent
                 .wait(ANSWER, "a sample of its threads", |heard| {
                     heard.sample.take_if(|(asked, _)| *asked == number).map(|(_, sample)| sample)

@@ -50,7 +50,9 @@ pub(super) enum Told {
     Live,
     /// Nothing matters any more.
     Over,
-    Window,
+    Window {
+        begins: bool,
+    },
     Stall {
         group: u8,
         stalled: bool,
@@ -73,7 +75,7 @@ impl Told {
     /// `None`: agents hear of it in another way.
     pub(super) fn of(command: &Command) -> Option<Told> {
         Some(match *command {
-            Command::Window => Told::Window,
+            Command::Window { begins } => Told::Window { begins },
             Command::Stall { group, stalled } => Told::Stall { group, stalled },
             Command::CutAll => Told::CutAll,
             Command::Return => Told::Return,

@@ -23,7 +23,7 @@ use crate::failure::{Failure, Outcome};
 use crate::sys;
 
 /// Rises with each change of a message, or of what it means. The version of the program has to be the same, too.
-pub(super) const PROTOCOL: u32 = 3;
+pub(super) const PROTOCOL: u32 = 4;
 const TOOL: &str = "fanfare-load";
 
 /// Before the other side has proved that it has the token.
@@ -287,9 +287,8 @@ fn versions_differ(tool: &str, protocol: u32, version: &str) -> Option<String> {
 /// refuses. The text does not name the machine.
 pub(super) fn connect(address: &str, role: Role, token: &Token) -> Outcome<(Connection, Machine)> {
     let failed = |error: io::Error| Failure::new(error.to_string());
-    let target = address.to_socket_addrs().map_err(failed)?.next();
-    let target = target.ok_or_else(|| Failure::new("the name has no address"))?;
-    let socket = TcpStream::connect_timeout(&target, HANDSHAKE_TIME)
+    let addresses = address.to_socket_addrs().map_err(failed)?;
+    let socket = crate::target::connect_to_one_of(addresses, HANDSHAKE_TIME)
         .map_err(|error| Failure::new(format!("cannot connect: {error}: is it started, and reachable?")))?;
     let connection = Connection::new(socket, false).map_err(failed)?;
     let deadline = clock::now() + nanoseconds(HANDSHAKE_TIME);

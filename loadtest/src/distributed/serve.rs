@@ -54,7 +54,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Writes a line about a connection that was turned away, at most one a second: a stranger cannot fill the log.
+/// Lines about connections that were turned away, at most one a second, so that strangers cannot fill the log.
 #[derive(Default)]
 struct TurnedAway {
     /// When the last line was written.
@@ -77,6 +77,14 @@ impl TurnedAway {
         };
         Some(format!("{from} was turned away: {why}{others}"))
     }
+
+    /// A line about those that have had none, if there are any.
+    fn rest(&mut self) -> Option<String> {
+        match std::mem::take(&mut self.untold) {
+            0 => None,
+            count => Some(format!("{count} more connections were turned away")),
+        }
+    }
 }
 
 /// Says on standard output where it listens, and serves one controller after the other until Ctrl-C.
@@ -98,6 +106,12 @@ pub(super) fn serve(
     let (busy, handler) = (Arc::new(AtomicBool::new(false)), Arc::new(handler));
     let shaking = Arc::new(AtomicUsize::new(0));
     let turned_away = Arc::new(Mutex::new(TurnedAway::default()));
+    let turn_away = |turned_away: &Mutex<TurnedAway>, from: SocketAddr, why: &str| {
+        let mut turned_away = turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = turned_away.line(from, why, clock::now()) {
+            eprintln!("fanfare-load: {line}");
+        }
+    };
     while !sys::interrupted() {
         let Ok((socket, from)) = listener.accept() else {
             std::thread::sleep(Duration::from_millis(20));
@@ -105,6 +119,7 @@ pub(super) fn serve(
         };
         if shaking.fetch_add(1, Ordering::SeqCst) >= HANDSHAKES {
             shaking.fetch_sub(1, Ordering::SeqCst);
+            turn_away(&turned_away, from, "too many others have not shown their token yet");
             continue;
         }
         let (busy, handler, token, pending) = (busy.clone(), handler.clone(), token.clone(), shaking.clone());
@@ -118,20 +133,14 @@ pub(super) fn serve(
             };
             let accepted = protocol::accept(socket, role, &token, machine(cores), take);
             drop(counted);
-            let turn_away = |why: &str| {
-                let mut turned_away = turned_away.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(line) = turned_away.line(from, why, clock::now()) {
-                    eprintln!("fanfare-load: {line}");
-                }
-            };
             match accepted {
                 Err(error) => {
-                    turn_away(&error.to_string());
+                    turn_away(&turned_away, from, &error.to_string());
                     if taken {
                         busy.store(false, Ordering::SeqCst);
                     }
                 }
-                Ok(None) => turn_away("another controller is served"),
+                Ok(None) => turn_away(&turned_away, from, "another controller is served"),
                 Ok(Some(connection)) => {
                     eprintln!("fanfare-load: serving the controller {from}");
                     let result =
@@ -150,6 +159,9 @@ pub(super) fn serve(
         if spawned.is_err() {
             shaking.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+    if let Some(line) = turned_away.lock().unwrap_or_else(PoisonError::into_inner).rest() {
+        eprintln!("fanfare-load: {line}");
     }
     // A run under way sees Ctrl-C, too, and closes its streams.
     while busy.load(Ordering::SeqCst) {
@@ -178,5 +190,8 @@ mod tests {
         assert_eq!(line, "127.0.0.1:9 was turned away: late (1000 more since the last line)");
         let line = turned_away.line(from, "late", start + 2 * SECOND).unwrap();
         assert!(!line.contains("more"), "{line}");
+        assert_eq!(turned_away.line(from, "late", start + 2 * SECOND), None);
+        assert_eq!(turned_away.rest().unwrap(), "1 more connections were turned away");
+        assert_eq!(turned_away.rest(), None);
     }
 }

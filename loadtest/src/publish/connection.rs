@@ -103,8 +103,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// For what a template asks; `tls` is for those that ask with TLS.
+    /// To an address, for what a template asks; `tls` is for those that ask with TLS.
     pub(crate) fn new(
+        address: SocketAddr,
         template: &Template,
         tls: &Tls,
         patience: Duration,
@@ -112,7 +113,6 @@ impl Connection {
     ) -> Outcome<Connection> {
         let (received, under_way) = (Vec::new(), VecDeque::new());
         let tls = template.tls_name()?.map(|name| (tls.clone(), name));
-        let address = template.address()?;
         Ok(Connection { address, tls, stream: None, received, under_way, stop, patience })
     }
 

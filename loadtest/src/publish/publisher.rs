@@ -1,5 +1,6 @@
 //! One publishing thread: a schedule, the topics it serves, and a connection.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -20,6 +21,8 @@ use crate::tls::Tls;
 /// Topics that are published to in turn, and how their names are made.
 #[derive(Clone)]
 pub(crate) struct Route {
+    /// Where the requests of the template go.
+    pub(crate) address: SocketAddr,
     pub(crate) template: Template,
     pub(crate) tls: Tls,
     /// Numbers and names of the topics.
@@ -73,7 +76,8 @@ impl Publisher {
         let progress = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let (seen, halt) = (progress.clone(), stop.clone());
-        let connection = Connection::new(&route.template, &route.tls, route.patience, halt.clone())?;
+        let connection =
+            Connection::new(route.address, &route.template, &route.tls, route.patience, halt.clone())?;
         let handle = std::thread::Builder::new()
             .name("publisher".to_owned())
             .spawn(move || {

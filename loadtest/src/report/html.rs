@@ -163,7 +163,7 @@ pub(crate) fn page(comparison: &Comparison) -> String {
         escape(&comparison.machine),
         escape(&comparison.arrangement),
         if comparison.partial { " <strong class=\"bad\">Interrupted: partial.</strong>" } else { "" },
-        scenario = comparison.scenario.name()
+        scenario = comparison.title()
     );
     let columns = columns(comparison.scenario);
     page.push_str("<div class=\"wide\"><table><tr><th></th><th>streams</th>");

@@ -126,7 +126,7 @@ pub(crate) struct Client {
     /// Of the thread that waited longest for a core.
     pub(crate) longest_wait_share: f64,
     pub(crate) threads: Vec<ClientThread>,
-    /// Of the threads that hold the streams, their kernel work included.
+    /// Processor time of the threads that hold the streams, with the kernel work that they do, for each delivery.
     pub(crate) cpu_us_per_delivery: Option<f64>,
     /// What all client threads and publishers used of the cores they may use.
     pub(crate) cores_share: f64,

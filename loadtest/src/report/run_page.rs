@@ -11,7 +11,7 @@ use crate::threshold::Fate;
 /// Points of a line that can still be told apart.
 const MOST_POINTS: usize = 600;
 
-/// Of the curves of a run's parts, beside the one of all deliveries.
+/// The colours of the curves of a run's parts. The curve of the whole run has the first colour.
 const COLOURS_OF_PARTS: [usize; 4] = [2, 5, 4, 8];
 
 /// The whole page.
@@ -164,7 +164,12 @@ fn plots(report: &Report) -> Vec<String> {
             let points = curve.iter().map(|&(quantile, us)| Point::at(nines(quantile), us));
             Line { name: name.to_owned(), colour, points: points.collect() }
         };
-        let whole = if report.parts.is_empty() { "latency" } else { "all" };
+        // What the stalled see is in a curve of its own alone.
+        let whole = match report.scenario.as_str() {
+            "slow" => "all but the stalled",
+            _ if report.parts.is_empty() => "latency",
+            _ => "all",
+        };
         let mut drawn = vec![line(whole, 0, &report.latency_curve)];
         for (part, colour) in report.parts.iter().zip(COLOURS_OF_PARTS) {
             if !part.latency_curve.is_empty() {

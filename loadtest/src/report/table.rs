@@ -301,6 +301,7 @@ mod tests {
             machine: String::new(),
             arrangement: String::new(),
             scenario: Contest::Fanout,
+            resume: false,
             rounds: 1,
             rule: "",
             partial: false,

@@ -2,6 +2,7 @@
 
 mod kinds;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub(super) struct Conductor<'a> {
     pub(super) kind: &'a Kind,
     pub(super) load: &'a Load,
     pub(super) templates: RequestTemplates,
+    /// Where publishes go: looked up once, and before the time of any publish has come.
+    pub(super) publish_address: SocketAddr,
     pub(super) tls: Tls,
     pub(super) server: Option<Watched>,
     pub(super) groups: Vec<Group>,
@@ -156,12 +159,12 @@ impl Conductor<'_> {
         if let Some(failure) = self.server.as_ref().and_then(Watched::failure) {
             return Err(failure);
         }
-        self.sample()?;
+        self.sample_if_due()?;
         self.memory_left()
     }
 
     /// What is seen each second while the run lasts.
-    fn sample(&mut self) -> Outcome<()> {
+    fn sample_if_due(&mut self) -> Outcome<()> {
         let Some(crowd) = &self.crowd else { return Ok(()) };
         if self.monitor.waits()
             && let Some(seen) = crowd.seen()
@@ -267,6 +270,7 @@ impl Conductor<'_> {
 
     fn route(&self, topic: u32, pipeline: usize) -> Route {
         Route {
+            address: self.publish_address,
             template: self.templates.publish.clone(),
             tls: self.tls.clone(),
             topics: vec![(topic, self.names[topic as usize].clone())],
@@ -401,12 +405,12 @@ impl Conductor<'_> {
     /// From here on the client is watched.
     fn watch_client(&mut self) -> Outcome<()> {
         let schedule = self.crowd()?.schedule();
-        self.crowd()?.tell(|| Command::Window);
+        self.crowd()?.tell(|| Command::Window { begins: true });
         self.evidence.watch(clock::now(), schedule);
         Ok(())
     }
 
-    /// Begins or ends the time in which the server's CPU is counted.
+    /// Begins or ends the time in which the CPU of server and client is counted.
     fn window(&mut self, begins: bool) -> Outcome<()> {
         if begins {
             self.watch_client()?;
@@ -414,6 +418,7 @@ impl Conductor<'_> {
             self.evidence.window_before = self.snapshot(true);
         } else {
             self.evidence.window_after = self.snapshot(true);
+            self.crowd()?.tell(|| Command::Window { begins: false });
             self.evidence.schedule_after = self.crowd()?.schedule();
             self.evidence.delivered_after = self.crowd()?.delivered();
             self.rest(AFTERMATH)?;

@@ -97,7 +97,7 @@ impl Evidence {
         self.publisher_ns = self.publisher_ns.max(tally.cpu_ns);
     }
 
-    /// Deliveries in the time in which the server's CPU is counted.
+    /// Deliveries in the time in which the CPU of server and client is counted.
     pub(super) fn delivered_in_window(&self) -> u64 {
         self.delivered_after.saturating_sub(self.delivered_before)
     }
@@ -145,7 +145,7 @@ pub(super) fn report(
         arrangement: arrangement(load),
         settings: serde_json::json!({ "scenario": case.kind, "load": load }),
         partial: evidence.partial,
-        notes,
+        notes: notes.into_iter().chain(below(&observed)).collect(),
         subscribers: load.subscribers,
         published: case.published.iter().sum(),
         tried_out: case.tried_out,
@@ -191,6 +191,11 @@ pub(super) fn report(
     verdict::pronounce(&mut report, case, &evidence, failure);
     report.against = case.earlier.map(|earlier| against(&report, earlier));
     report
+}
+
+/// Notes of what the transport counted below the streams.
+fn below(observed: &Observations) -> impl Iterator<Item = String> {
+    observed.below.iter().map(|(what, count)| format!("{count} {what}"))
 }
 
 /// By how much the mean latency grew. Where the number of streams changes, only while it stays the same for
@@ -344,7 +349,7 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, observed: &
         Some((used, used / to.at.saturating_sub(from.at).max(1) as f64))
     };
     if let Some((ns, share)) = used(&evidence.window_before, &evidence.window_after)
-        && !matches!(case.kind, Kind::Idle(_))
+        && (delivered > 0 || !matches!(case.kind, Kind::Idle(_)))
     {
         report.server_cpu_share = Some(round(share));
         report.server_cpu_us_per_delivery = (delivered > 0).then(|| round(ns / 1e3 / delivered as f64));

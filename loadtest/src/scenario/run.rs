@@ -177,6 +177,8 @@ pub(crate) fn run_monitored(kind: &Kind, load: &Load, name: &str, monitor: &mut 
     if !listens {
         prepare(&templates, &names, load, &tls)?;
     }
+    // A run that only listens publishes nothing.
+    let publish_address = if listens { target } else { templates.publish.address()? };
     let before = quiet_snapshot(server.as_ref(), agents.is_none());
     let own_before = agents.as_ref().map_or_else(sample::own_bytes, Agents::own_bytes);
     let mut evidence = Evidence::new(before, own_before);
@@ -205,6 +207,7 @@ pub(crate) fn run_monitored(kind: &Kind, load: &Load, name: &str, monitor: &mut 
         kind,
         load,
         templates,
+        publish_address,
         tls,
         server,
         groups,
@@ -352,7 +355,7 @@ fn subscribed(groups: &[Group], topics: u32) -> Vec<u64> {
 fn prepare(templates: &RequestTemplates, names: &[String], load: &Load, tls: &Tls) -> Outcome<()> {
     let Some(template) = &templates.prepare else { return Ok(()) };
     let bar = progress("creating topics", names.len() as u64, load.quiet);
-    let mut connection = Connection::new(template, tls, load.patience, Arc::default())?;
+    let mut connection = Connection::new(template.address()?, template, tls, load.patience, Arc::default())?;
     let mut tally = Tally::new();
     let mut request = Vec::new();
     for name in names {

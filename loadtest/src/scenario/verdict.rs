@@ -99,6 +99,13 @@ fn pace(report: &mut Report, case: &Case<'_>) {
     // Events of a million streams may take many seconds each: as long as one is over before the next one is due,
     // nothing adds up.
     let interval_ms = case.load.burst as f64 / case.load.rate * 1e3;
+    if let Some(last_ms) = report.last_subscriber_ms
+        && last_ms > interval_ms
+    {
+        report.notes.push(format!(
+            "the last subscriber had an event {last_ms} ms after it was due, and there was one every {interval_ms} ms: several were under way at once, and a server that joins them needs less for a delivery than with one at a time"
+        ));
+    }
     if let Some(growth) = report.latency_growth_ms
         && growth > GROWTH_MS + time_ms * GROWTH_PART + interval_ms
     {
@@ -332,6 +339,39 @@ mod tests {
         assert!(report.client.bottleneck && report.notes[0].contains("97 %"), "{:?}", report.notes);
         let report = judged(&[1_500 * MILLISECOND], published(0), 1e6);
         assert!(!report.client.bottleneck && report.notes.is_empty(), "{:?}", report.notes);
+    }
+
+    /// The processor time of all client threads over what came while it was counted. What came before is not in it.
+    #[test]
+    fn a_delivery_costs_the_client_what_its_threads_used_for_it() {
+        let load = Load::default();
+        let evidence = Evidence { delivered_before: 500, delivered_after: 1_500, ..Evidence::default() };
+        let thread = |cpu_ns| ThreadObservations { cpu_ns, loop_delay: timings() };
+        let mut report = Report { subscribers: 1, ..Report::default() };
+        client_figures(
+            &mut report,
+            &case_of(&load),
+            &evidence,
+            &[thread(3 * MILLISECOND), thread(MILLISECOND)],
+        );
+        assert_eq!(report.client.cpu_us_per_delivery, Some(4.0));
+        client_figures(&mut report, &case_of(&load), &Evidence::default(), &[thread(MILLISECOND)]);
+        assert_eq!(report.client.cpu_us_per_delivery, None);
+    }
+
+    /// A server that was disturbed joined the events of a minute, and its processor time looked like that of one event
+    /// at a time.
+    #[test]
+    fn broadcasts_that_last_longer_than_their_interval_are_named() {
+        let noted = |last_subscriber_ms| {
+            let load = Load { rate: 0.5, burst: 1, ..Load::default() };
+            let mut report = Report { last_subscriber_ms, ..Report::default() };
+            pace(&mut report, &case_of(&load));
+            assert!(!report.fell_behind);
+            report.notes.concat()
+        };
+        assert!(noted(Some(2_001.0)).contains("every 2000 ms"), "{}", noted(Some(2_001.0)));
+        assert_eq!([None, Some(2_000.0)].map(noted), ["", ""]);
     }
 
     /// Only the busiest thread was looked at: fifty on one core never seemed busy.

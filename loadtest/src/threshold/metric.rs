@@ -200,6 +200,9 @@ metrics! {
         "the server's processor time for a delivery", |r| r.server_cpu_us_per_delivery.map(|us| us * US);
     "cpu_per_opening" Time (server) = At("/server_cpu_us_per_opening", US),
         "the server's processor time to open a stream", |r| r.server_cpu_us_per_opening.map(|us| us * US);
+    "client_cpu_per_delivery" Time = At("/client/cpu_us_per_delivery", US),
+        "the processor time of the load test's threads for a delivery",
+        |r| r.client.cpu_us_per_delivery.map(|us| us * US);
     "server_cpu" Share (server) = At("/server_cpu_share", 1.0), "the server's processor time, of a core",
         |r| r.server_cpu_share;
     "server_idle_cpu" Share (server) = At("/server_idle_cpu_share", 1.0),
@@ -287,7 +290,12 @@ mod tests {
             streams_open_at_end: 19,
             errors: [("a".to_owned(), 20), ("b".to_owned(), 21)].into(),
             opening: Opening { per_second: 22.0, latency_us: some(), ..Opening::default() },
-            client: Client { publish_answer_us: some(), bottleneck: true, ..Client::default() },
+            client: Client {
+                publish_answer_us: some(),
+                bottleneck: true,
+                cpu_us_per_delivery: Some(33.0),
+                ..Client::default()
+            },
             listened: Some(Listened {
                 events_per_s: 23.0,
                 first_event_ms: some(),

@@ -85,16 +85,14 @@ impl Figure {
     fn of(mut values: Vec<f64>) -> Option<Figure> {
         values.sort_by(f64::total_cmp);
         let (&lowest, &highest) = (values.first()?, values.last()?);
-        let median = (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0;
+        let (below, above) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+        let median = if below == above { below } else { four_digits((below + above) / 2.0) };
         Some(Figure { median, lowest, highest, rounds: values.len() as u64, form: Form::default() })
     }
 
     /// The same in another unit, with the four digits that a file has.
     pub(super) fn times(self, factor: f64) -> Figure {
-        let times = |value: f64| match format!("{:.3e}", value * factor).parse() {
-            Ok(rounded) if factor != 1.0 => rounded,
-            _ => value,
-        };
+        let times = |value: f64| if factor == 1.0 { value } else { four_digits(value * factor) };
         let (median, lowest, highest) = (times(self.median), times(self.lowest), times(self.highest));
         Figure { median, lowest, highest, ..self }
     }
@@ -117,6 +115,12 @@ impl Figure {
         let (lowest, highest) = (self.form.shown(self.lowest), self.form.shown(self.highest));
         (lowest != highest).then(|| format!("{lowest} to {highest}"))
     }
+}
+
+/// As the load test rounds its figures, so that a figure is the same where its file has it and where it is computed from
+/// the rounds.
+fn four_digits(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
 }
 
 /// So many digits, more only before the point.
@@ -201,7 +205,7 @@ impl Results {
 fn row(json: &Value) -> Result<Row, String> {
     let rounds = json["rounds"].as_array().ok_or("a row has no rounds")?;
     let (valid, not_valid): (Vec<_>, Vec<_>) = rounds.iter().partition(|round| is_valid(round));
-    // Files of an earlier form have no figures: the rule is the same.
+    // Files that were made small have no figures, because they follow from the rounds by the rule of the load test.
     let figures = match &json["figures"] {
         Value::Null => figures_of(&valid),
         figures => Deserialize::deserialize(figures).map_err(|error| format!("figures: {error}"))?,
@@ -250,7 +254,8 @@ fn collect(path: &str, value: &Value, into: &mut BTreeMap<String, Vec<f64>>) {
     match value {
         Value::Number(number) => into.entry(path.to_owned()).or_default().extend(number.as_f64()),
         Value::Object(fields) => {
-            for (key, value) in fields {
+            // How many values a distribution is of is no measurement.
+            for (key, value) in fields.iter().filter(|(key, _)| *key != "count") {
                 collect(&format!("{path}.{key}"), value, into);
             }
         }

@@ -7,6 +7,7 @@
 //! | `{{path FILE}}` | the way to a file from the document |
 //! | `{{figure FILE ROW FIGURE}}` | the median; `ROW` is `CONTENDER@STREAMS`, or `-` in the file of one run |
 //! | `{{range FILE ROW FIGURE}}` | from the lowest to the highest |
+//! | `{{valid FILE ROW}}` | how many of its rounds are valid, like `2 of 5` |
 //! | `{{ratio FILE ROW ROW FIGURE}}` | the first median in units of the second |
 //! | `{{machine FILE}}`, `{{command FILE}}`, `{{day FILE}}`, `{{rounds FILE}}` | what the file says of itself |
 //! | `{{table FILE ...` | a table of the rows of comparisons, see `tables.rs` |
@@ -138,6 +139,10 @@ impl Page<'_> {
             ("range", [file, row, ..]) => {
                 let figure = self.inline(file, row, rest)?;
                 Ok(figure.range().unwrap_or_else(|| figure.middle()))
+            }
+            ("valid", [file, row]) => {
+                let row = self.row(file, row)?;
+                Ok(format!("{} of {}", row.rounds - row.not_valid, row.rounds))
             }
             ("ratio", [file, one, other, ..]) => {
                 let figure = rest.split_once(other).map_or("", |(_, figure)| figure).trim();

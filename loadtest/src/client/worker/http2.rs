@@ -33,8 +33,11 @@ use crate::tls::Tls;
 /// What the server may send ahead on a stream, and on a connection: more than it has to say at a time.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Bytes that may wait for the worker. A stream that has more stops to read, and its window fills.
+/// Bytes that may wait for the worker, the events themselves counted with what they hold. When there are more, no
+/// stream of this worker is read until the worker has taken some, and their windows fill.
 const MOST_WAITING: usize = 16 << 20;
+/// Bytes of the header fields of an answer.
+const HEAD_BYTES: u32 = 64 << 10;
 /// Events that are worked off before commands and times have their turn.
 const BATCH: usize = 4_096;
 
@@ -47,15 +50,6 @@ enum Happened {
     Ended(String),
 }
 
-impl Happened {
-    fn bytes(&self) -> usize {
-        match self {
-            Happened::Bytes(bytes) => bytes.len(),
-            _ => 0,
-        }
-    }
-}
-
 /// What a task has to tell: for the place of a subscriber, and which of its streams.
 struct Event {
     index: usize,
@@ -63,22 +57,34 @@ struct Event {
     happened: Happened,
 }
 
+impl Event {
+    /// What it takes while it waits.
+    fn bytes(&self) -> usize {
+        let own = match &self.happened {
+            Happened::Bytes(bytes) => bytes.capacity(),
+            _ => 0,
+        };
+        size_of::<Event>() + own
+    }
+}
+
 /// What tasks and the transport share.
 #[derive(Default)]
 struct Shared {
     events: RefCell<VecDeque<Event>>,
-    /// There is an event.
+    /// Tells the transport that there is an event.
     news: Notify,
-    /// Bytes in `events`.
+    /// Bytes of `events`.
     waiting: Cell<usize>,
-    /// Some of these were taken.
+    /// Tells streams that wait that the worker has taken events.
     room: Notify,
     connections: Cell<u64>,
 }
 
 impl Shared {
+    /// For what a stream says once or twice in its life.
     fn put(&self, event: Event) {
-        self.waiting.set(self.waiting.get() + event.happened.bytes());
+        self.waiting.set(self.waiting.get() + event.bytes());
         self.events.borrow_mut().push_back(event);
         self.news.notify_one();
     }
@@ -88,17 +94,18 @@ impl Shared {
         let mut events = self.events.borrow_mut();
         let count = events.len().min(most);
         let taken: Vec<Event> = events.drain(..count).collect();
-        let bytes: usize = taken.iter().map(|event| event.happened.bytes()).sum();
+        let bytes: usize = taken.iter().map(Event::bytes).sum();
         self.waiting.set(self.waiting.get() - bytes);
         self.room.notify_waiters();
         taken
     }
 
-    /// Waits until there is room for more bytes.
-    async fn has_room(&self) {
+    /// For what a server sends as often as it wants: waits until there is room for it.
+    async fn put_with_room(&self, event: Event) {
         while self.waiting.get() >= MOST_WAITING {
             self.room.notified().await;
         }
+        self.put(event);
     }
 }
 
@@ -249,9 +256,8 @@ impl Transport for Http2 {
         Ok(0)
     }
 
-    fn notes(&self) -> Vec<String> {
-        let connections = self.shared.connections.get();
-        vec![format!("HTTP/2: a client thread made {connections} connections for its streams")]
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        vec![("HTTP/2 connections were made for the streams", self.shared.connections.get())]
     }
 }
 
@@ -285,6 +291,11 @@ fn failed(error: &h2::Error) -> io::Error {
 impl StreamTask {
     fn tell(&self, happened: Happened) {
         self.shared.put(Event { index: self.index, generation: self.generation, happened });
+    }
+
+    async fn tell_bytes(&self, bytes: Vec<u8>) {
+        let (index, generation, happened) = (self.index, self.generation, Happened::Bytes(bytes));
+        self.shared.put_with_room(Event { index, generation, happened }).await;
     }
 
     async fn run(self, asked: oneshot::Receiver<Vec<u8>>) {
@@ -350,17 +361,16 @@ impl StreamTask {
             head.push_str(&format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes())));
         }
         head.push_str("\r\n");
-        self.tell(Happened::Bytes(head.into_bytes()));
+        self.tell_bytes(head.into_bytes()).await;
         let mut body = answer.into_body();
         while let Some(data) = body.data().await {
             let data = data.map_err(|error| failed(&error))?;
             while self.pause.stalled.get() {
                 self.pause.goes_on.notified().await;
             }
-            self.shared.has_room().await;
             if !data.is_empty() {
                 let size = format!("{:x}\r\n", data.len());
-                self.tell(Happened::Bytes([size.as_bytes(), &data, b"\r\n"].concat()));
+                self.tell_bytes([size.as_bytes(), &data, b"\r\n"].concat()).await;
                 body.flow_control().release_capacity(data.len()).map_err(|error| failed(&error))?;
             }
         }
@@ -377,6 +387,7 @@ where
     let (requests, connection) = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEAD_BYTES)
         .enable_push(false)
         .handshake::<S, Bytes>(stream)
         .await
@@ -426,8 +437,8 @@ mod tests {
             let (from, count) = (shared.clone(), put.clone());
             let reader = tokio::task::spawn_local(async move {
                 for _ in 0..64 {
-                    from.has_room().await;
-                    from.put(event(Happened::Bytes(vec![0; 1 << 20])));
+                    let bytes = vec![0; (1 << 20) - size_of::<Event>()];
+                    from.put_with_room(event(Happened::Bytes(bytes))).await;
                     count.set(count.get() + 1);
                 }
                 from.put(event(Happened::Connected));
@@ -441,7 +452,22 @@ mod tests {
                 shared.take(16);
             }
             reader.await.unwrap();
-            assert_eq!((shared.waiting.get(), shared.take(BATCH).len()), (0, 1));
+            assert_eq!((shared.waiting.get(), shared.take(BATCH).len()), (size_of::<Event>(), 1));
+
+            // Of a server that sends single bytes, the events are most of what waits.
+            let from = shared.clone();
+            let single = tokio::task::spawn_local(async move {
+                for _ in 0..MOST_WAITING {
+                    from.put_with_room(event(Happened::Bytes(vec![0]))).await;
+                }
+            });
+            while shared.waiting.get() < MOST_WAITING {
+                tokio::task::yield_now().await;
+            }
+            tokio::task::yield_now().await;
+            assert!(!single.is_finished());
+            assert_eq!(shared.events.borrow().len(), MOST_WAITING.div_ceil(size_of::<Event>() + 1));
+            single.abort();
         });
     }
 

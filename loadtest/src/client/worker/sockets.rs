@@ -98,7 +98,7 @@ impl Transport for Sockets {
         Ok(sys::unread(socket.as_raw_fd()).unwrap_or(0))
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn counts(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
 }

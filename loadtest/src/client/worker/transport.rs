@@ -59,6 +59,6 @@ pub(super) trait Transport: Sized {
     /// It is read again. Returns how many bytes have waited.
     fn read_again(worker: &mut Worker<'_, Self>, index: usize) -> io::Result<u64>;
 
-    /// Lines on what went wrong below the streams.
-    fn notes(&self) -> Vec<String>;
+    /// What it counted below the streams, each with its name for the report.
+    fn counts(&self) -> Vec<(&'static str, u64)>;
 }

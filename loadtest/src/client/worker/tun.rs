@@ -128,21 +128,16 @@ impl Transport for Tun {
         Ok(waited)
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn counts(&self) -> Vec<(&'static str, u64)> {
         let Counts { duplicates, out_of_order, repeated, ignored, .. } = self.stack.counts();
         let refused = self.device.as_ref().map_or(0, Device::refused);
-        let counts = [
-            (duplicates, "segments arrived again"),
-            (out_of_order, "segments arrived out of order"),
-            (repeated, "segments were sent again"),
-            (ignored, "packets were none of ours or damaged"),
-            (refused, "packets were not taken by the kernel"),
-        ];
-        counts
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("the TUN device: {count} {what}"))
-            .collect()
+        vec![
+            ("segments arrived again at the TUN device", duplicates),
+            ("segments arrived out of order at the TUN device", out_of_order),
+            ("segments were sent again over the TUN device", repeated),
+            ("packets at the TUN device were damaged or none of this run's", ignored),
+            ("packets of the TUN device were not taken by the kernel", refused),
+        ]
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Heard {
 }
 
 /// An agent.
-pub(super) struct Agent {
+pub(super) struct RemoteAgent {
     pub(super) name: String,
     pub(super) machine: Machine,
     pub(super) connection: Connection,
@@ -50,10 +50,10 @@ pub(super) struct Agent {
     gone: AtomicBool,
 }
 
-impl Agent {
+impl RemoteAgent {
     /// One that has joined, and has said nothing yet.
-    pub(super) fn new(name: String, machine: Machine, connection: Connection) -> Agent {
-        Agent {
+    pub(super) fn new(name: String, machine: Machine, connection: Connection) -> RemoteAgent {
+        RemoteAgent {
             name,
             machine,
             connection,

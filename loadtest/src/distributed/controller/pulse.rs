@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use super::agent::Agent;
+use super::agent::RemoteAgent;
 use super::lock;
 use crate::clock::{self, MILLISECOND};
 use crate::distributed::messages::Order;
@@ -21,7 +21,7 @@ const COUNTS: usize = 100_000;
 /// The state of that thread, and of all that it tells.
 #[derive(Default)]
 pub(super) struct Pulse {
-    pub(super) agents: OnceLock<Vec<Arc<Agent>>>,
+    pub(super) agents: OnceLock<Vec<Arc<RemoteAgent>>>,
     pub(super) over: AtomicBool,
     pub(super) published: OnceLock<Arc<Vec<AtomicU64>>>,
     /// The counts that the agents were told last. The lock is held while they are told, so that no count falls.

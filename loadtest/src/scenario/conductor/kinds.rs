@@ -27,8 +27,8 @@ impl Conductor<'_> {
         }
         bar.finish_and_clear();
         self.evidence.idle = Some((begin, self.snapshot(true)));
-        // While nothing was published the client had nothing to do.
-        self.watch_client()?;
+        // The processor time of a delivery is that of the broadcasts alone: until now nothing was published.
+        self.window(true)?;
         if !self.tried {
             self.evidence.last = self.snapshot(false);
             return Ok(());
@@ -99,7 +99,7 @@ impl Conductor<'_> {
 
     pub(super) fn storm(&mut self, storm: &Storm) -> Outcome<()> {
         /// Where a storm stands.
-        enum Phase {
+        enum StormState {
             Before,
             /// Since then all are being cut.
             Cutting,
@@ -116,37 +116,37 @@ impl Conductor<'_> {
         let mut before = 0;
         // A publish that has no answer yet may not be with the server.
         let under_way = self.load.pipeline as u64;
-        let mut phase = Phase::Before;
+        let mut state = StormState::Before;
         self.attend(publishers, self.count, |this| {
             let now = clock::now();
             let published = this.sequences[0].load(Ordering::Relaxed);
-            match phase {
-                Phase::Before if now >= due => {
+            match state {
+                StormState::Before if now >= due => {
                     this.crowd()?.tell(|| Command::CutAll);
-                    phase = Phase::Cutting;
+                    state = StormState::Cutting;
                 }
-                Phase::Cutting if this.crowd()?.open() == 0 => {
+                StormState::Cutting if this.crowd()?.open() == 0 => {
                     before = this.crowd()?.opened();
-                    phase = Phase::Away(published + missed + under_way);
+                    state = StormState::Away(published + missed + under_way);
                 }
-                Phase::Away(enough) if published >= enough => {
+                StormState::Away(enough) if published >= enough => {
                     // The rate may have been high enough for more than was asked for.
                     this.evidence.published_while_away = Some(missed + (published - enough));
                     this.crowd()?.tell(|| Command::Return);
-                    phase = Phase::Returning(now);
+                    state = StormState::Returning(now);
                 }
-                Phase::Returning(since) if this.crowd()?.opened() >= before + all => {
+                StormState::Returning(since) if this.crowd()?.opened() >= before + all => {
                     this.evidence.all_back_ns = Some(now - since);
-                    phase = Phase::Back;
+                    state = StormState::Back;
                 }
                 _ => {}
             }
             Ok(())
         })?;
-        let since = match phase {
-            Phase::Back => return Ok(()),
-            Phase::Returning(since) => since,
-            Phase::Before | Phase::Cutting | Phase::Away(_) => {
+        let since = match state {
+            StormState::Back => return Ok(()),
+            StormState::Returning(since) => since,
+            StormState::Before | StormState::Cutting | StormState::Away(_) => {
                 self.crowd()?.tell(|| Command::Return);
                 return Err(Failure::new(format!(
                     "the storm was over before {missed} events were published while all streams were cut: raise --rate or --duration, or lower --missed"

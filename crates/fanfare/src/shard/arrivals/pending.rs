@@ -78,7 +78,7 @@ impl<I: Io> Shard<I> {
     pub(super) fn watch_pending(&mut self, socket: Socket, stage: Stage, queue: usize, deadline: Duration) {
         let room = self.room_to_wait();
         let key = self.arrivals.pending.next_key();
-        if !room || self.io.watch(socket, SlotKey::Pending(key).token()).is_err() {
+        if !room || self.io.watch_incoming(socket, SlotKey::Pending(key).token()).is_err() {
             self.counts.turned_away += 1;
             self.closing.push((socket, None));
             return;
