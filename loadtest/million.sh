@@ -55,7 +55,7 @@ install -m 755 -t "$files" "$load/fanfare" "$load/fanfare-load"
 chmod 755 "$files"
 case $backend in
   bare)
-    serve=(fanfare-load baseline bare --host "$host" --port 8844 --set "arguments+='--threads $shards'")
+    serve=(fanfare-load baseline bare --host "$host" --port 8844 --set "arguments+=--threads $shards")
     dialect=(--server plain)
     ;;
   *)

@@ -118,12 +118,20 @@ scale() {
   [ -e "$folder/at-scale-1000000.json" ] || in_scratch loadtest/at-scale.sh 1000000 3
 }
 
-# one_million OPTIONS...: one run of million.sh, unless its file is there: million-COUNT-BACKEND[-steered][-tun].json.
-one_million() {
-  local backend
-  for backend in epoll io-uring; do
-    one_million 1000000 --backend "$backend" --steered
+# one_run COUNT OPTIONS...: one run of million.sh, unless its file is there: million-COUNT-BACKEND[-steered][-tun].json.
+one_run() {
+  local count=$1 backend=epoll suffix="" option previous=""
+  for option; do
+    [ "$previous" != --backend ] || backend=$option
+    case $option in --steered) suffix+=-steered ;; --tun) suffix+=-tun ;; esac
+    previous=$option
   done
+  [ -e "$folder/million-$count-$backend$suffix.json" ] || in_scratch loadtest/million.sh "$@"
+}
+
+million() {
+  local backend
+  for backend in epoll io-uring; do one_run 1000000 --backend "$backend" --steered; done
 }
 
 # What the client costs over a device, beside what it costs with sockets: nothing but broadcasts, so no heartbeats.
@@ -136,8 +144,8 @@ tun() {
     mv "$folder/million-100000-epoll-steered.json" "$folder/client-$round-sockets.json"
     mv "$folder/million-100000-epoll-steered-tun.json" "$folder/client-$round-tun.json"
   done
-  one_million 4000000 --tun --heartbeat 9h
-  one_million 4000000 --backend bare --tun --heartbeat 9h
+  one_run 4000000 --tun --heartbeat 9h
+  one_run 4000000 --backend bare --tun --heartbeat 9h
 }
 
 for part in "$@"; do

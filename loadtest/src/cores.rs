@@ -1,4 +1,5 @@
-//! What the kernel says about the machine's cores: time that the hypervisor took, and time of `ksoftirqd`.
+//! What the kernel says about the machine's cores: time that they worked, that the hypervisor took, and time of
+//! `ksoftirqd`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,11 +9,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::sample;
 
+/// The kernel's unit for user space (USER_HZ), which is 100 everywhere.
+const TICKS_A_SECOND: f64 = 100.0;
+
+/// What a core has done with its time, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Ticks {
+    /// The hypervisor gave them to others.
+    stolen: u64,
+    /// There was nothing to do, or nothing but to wait for a disk.
+    idle: u64,
+    all: u64,
+}
+
 /// Counters of all cores at one time.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Cores {
-    /// By core: ticks that the hypervisor gave to others, and all ticks.
-    ticks: BTreeMap<usize, (u64, u64)>,
+    ticks: BTreeMap<usize, Ticks>,
     /// By core: nanoseconds that its `ksoftirqd` ran. Empty where the kernel's threads cannot be seen.
     ksoftirqd: BTreeMap<usize, u64>,
 }
@@ -29,13 +42,26 @@ impl Cores {
     /// The share of the time since an earlier reading that the hypervisor gave to others, of some cores
     /// (none: of all).
     pub(crate) fn stolen_since(&self, earlier: &Cores, cores: &[usize]) -> Option<f64> {
-        let (mut stolen, mut all) = (0, 0);
+        let Ticks { stolen, all, .. } = self.ticks_since(earlier, cores)?;
+        (all > 0).then(|| stolen as f64 / all as f64)
+    }
+
+    /// Nanoseconds that some cores (none: all) worked since an earlier reading, for whatever programs and for the
+    /// kernel. The kernel counts in hundredths of a second.
+    pub(crate) fn busy_since(&self, earlier: &Cores, cores: &[usize]) -> Option<f64> {
+        let Ticks { stolen, idle, all } = self.ticks_since(earlier, cores)?;
+        (all > 0).then(|| all.saturating_sub(idle + stolen) as f64 / TICKS_A_SECOND * 1e9)
+    }
+
+    fn ticks_since(&self, earlier: &Cores, cores: &[usize]) -> Option<Ticks> {
+        let mut sum = Ticks::default();
         for (core, now) in self.ticks.iter().filter(|(core, _)| chosen(cores, **core)) {
             let before = earlier.ticks.get(core)?;
-            stolen += now.0.saturating_sub(before.0);
-            all += now.1.saturating_sub(before.1);
+            sum.stolen += now.stolen.saturating_sub(before.stolen);
+            sum.idle += now.idle.saturating_sub(before.idle);
+            sum.all += now.all.saturating_sub(before.all);
         }
-        (all > 0).then(|| stolen as f64 / all as f64)
+        Some(sum)
     }
 
     /// Nanoseconds that `ksoftirqd` of some cores (none: of all) ran since an earlier reading.
@@ -53,9 +79,7 @@ impl Cores {
 
     /// Seconds that the hypervisor gave to others since the machine was started, of all cores together.
     pub(crate) fn stolen_seconds(&self) -> f64 {
-        /// The kernel's unit for user space (USER_HZ), which is 100 everywhere.
-        const TICKS_A_SECOND: f64 = 100.0;
-        self.ticks.values().map(|(stolen, _)| *stolen as f64).sum::<f64>() / TICKS_A_SECOND
+        self.ticks.values().map(|ticks| ticks.stolen as f64).sum::<f64>() / TICKS_A_SECOND
     }
 }
 
@@ -71,13 +95,13 @@ fn chosen(cores: &[usize], core: usize) -> bool {
     cores.is_empty() || cores.contains(&core)
 }
 
-/// Of each core in the text of /proc/stat: stolen ticks, and all. A guest's ticks are among the user's.
-fn ticks_in(text: &str) -> BTreeMap<usize, (u64, u64)> {
+/// Of each core in the text of /proc/stat (proc_stat(5)). A guest's ticks are among the user's.
+fn ticks_in(text: &str) -> BTreeMap<usize, Ticks> {
     let core = |line: &str| {
         let mut words = line.strip_prefix("cpu")?.split_whitespace();
         let core: usize = words.next()?.parse().ok()?;
         let ticks: Vec<u64> = words.take(8).map_while(|word| word.parse().ok()).collect();
-        Some((core, (*ticks.get(7)?, ticks.iter().sum())))
+        Some((core, Ticks { stolen: *ticks.get(7)?, idle: ticks[3] + ticks[4], all: ticks.iter().sum() }))
     };
     // The first line, without a number, is the sum of all.
     text.lines().filter(|line| !line.starts_with("cpu ")).filter_map(core).collect()
@@ -111,6 +135,10 @@ mod tests {
         assert_eq!(after.stolen_since(&before, &[1]), Some(0.0));
         assert_eq!(after.stolen_since(&before, &[]), Some(0.1));
         assert_eq!((after.stolen_since(&before, &[7]), after.stolen_seconds()), (None, 0.2));
+        // 39 ticks of programs, 5 of the kernel and 5 of its interrupts.
+        assert_eq!(after.busy_since(&before, &[0]), Some(0.49e9));
+        assert_eq!(after.busy_since(&before, &[1]), Some(0.0));
+        assert_eq!(after.busy_since(&before, &[7]), None);
     }
 
     #[test]

@@ -319,8 +319,8 @@ impl Builder {
         self
     }
 
-    /// How long a member of a topic ([`Subscribe::with_member`]) stays one after its last connection has
-    /// ended. The default is five seconds: a page that is loaded anew neither leaves nor joins.
+    /// How long a member of a topic ([`Subscribe::with_member`](crate::Subscribe::with_member)) stays one after its
+    /// last connection has ended. The default is five seconds: a page that is loaded anew neither leaves nor joins.
     pub fn presence_linger(mut self, linger: Duration) -> Builder {
         self.presence_linger = linger;
         self

@@ -212,8 +212,8 @@ mod tests {
 
     #[test]
     fn prose_has_figures_of_files_and_is_filled_anew() {
-        let template = "{{# a comment}}\n{{folder r raw}}\n# Title\n\nOf {{day @r/x.json}} on {{machine @r/x.json}}: {{figure @r/x.json a@10 cpu}} us\n(from {{range @r/x.json a@10 cpu}}), {{ratio @r/x.json a@10 b@10 cpu}} of b,\n{{figure @r/one.json - share * 100}} % ([raw]({{path @r/x.json}})), `{{command @r/x.json}}`, {{rounds @r/x.json}} rounds.\n\nNothing\nhere.\n";
-        let text = "# Title\n\nOf 2026-01-02 on m: 3.00 us (from 3.00 to 4.00), 1.500 of b, 40.0 % ([raw](../raw/x.json)), `fanfare-load\ncompare`, 2 rounds.\n\nNothing\nhere.\n";
+        let template = "{{# a comment}}\n{{folder r raw}}\n# Title\n\nOf {{day @r/x.json}} on {{machine @r/x.json}}: {{figure @r/x.json a@10 cpu}} us\n(from {{range @r/x.json a@10 cpu}}), {{ratio @r/x.json a@10 b@10 cpu}} of b,\n{{valid @r/x.json c@10}} and {{valid @r/x.json a@10}}, {{ratio-of-runs @r/one.json @r/one.json share}},\n{{figure @r/one.json - share * 100}} % ([raw]({{path @r/x.json}})), `{{command @r/x.json}}`, {{rounds @r/x.json}} rounds.\n\nNothing\nhere.\n";
+        let text = "# Title\n\nOf 2026-01-02 on m: 3.00 us (from 3.00 to 4.00), 1.500 of b, 0 of 2 and 2 of 2, 1.000, 40.0 %\n([raw](../raw/x.json)), `fanfare-load compare`, 2 rounds.\n\nNothing\nhere.\n";
         assert_eq!(render(template).unwrap(), text);
     }
 

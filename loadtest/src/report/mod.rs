@@ -128,6 +128,9 @@ pub(crate) struct Client {
     pub(crate) threads: Vec<ClientThread>,
     /// Processor time of the threads that hold the streams, with the kernel work that they do, for each delivery.
     pub(crate) cpu_us_per_delivery: Option<f64>,
+    /// Time that the client's cores worked for each delivery, for whatever there was to do: the kernel's receiving in
+    /// `ksoftirqd` and in interrupts, which is no thread's, is in it. Only where the server has no part of these cores.
+    pub(crate) cores_cpu_us_per_delivery: Option<f64>,
     /// What all client threads and publishers used of the cores they may use.
     pub(crate) cores_share: f64,
     /// The busiest publisher's share of a core.

@@ -191,6 +191,11 @@ pub(super) fn rows(report: &Report) -> Vec<(String, String)> {
         .client
         .cpu_us_per_delivery
         .map_or(String::new(), |us| format!(", {} of CPU a delivery", units::microseconds(us)));
+    let cores = report
+        .client
+        .cores_cpu_us_per_delivery
+        .map_or(String::new(), |us| format!(" ({} of its cores)", units::microseconds(us)));
+    let each = format!("{each}{cores}");
     row("client", format!("busiest thread {:.0} % of a core{each}", busiest * 100.0));
     rows
 }

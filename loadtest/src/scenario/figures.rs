@@ -422,6 +422,15 @@ pub(super) fn client(
         let ns: u64 = threads.iter().map(|thread| thread.cpu_ns).sum();
         client.cpu_us_per_delivery = Some(round(ns as f64 / 1e3 / delivered as f64));
     }
+    if delivered > 0
+        && case.load.agents.is_empty()
+        && case.load.server_watch.is_none()
+        && steer::server_is_alone(case.load)
+    {
+        let (from, to) = (&evidence.window_before.cores, &evidence.window_after.cores);
+        let busy = to.busy_since(from, &client_cores(case.load));
+        client.cores_cpu_us_per_delivery = busy.map(|ns| round(ns / 1e3 / delivered as f64));
+    }
     client.cores = client_cores(case.load).len().max(1);
     client.cores_share = round(used as f64 / active / client.cores as f64);
     client.publisher_cpu_share = round(evidence.publisher_ns as f64 / active);

@@ -103,7 +103,9 @@ fn pace(report: &mut Report, case: &Case<'_>) {
         && last_ms > interval_ms
     {
         report.notes.push(format!(
-            "the last subscriber had an event {last_ms} ms after it was due, and there was one every {interval_ms} ms: several were under way at once, and a server that joins them needs less for a delivery than with one at a time"
+            "the last subscriber had an event {} after it was due, and there was one every {}: several were under way at once, and a server that joins them needs less for a delivery than with one at a time",
+            units::time(last_ms / 1e3),
+            units::time(interval_ms / 1e3)
         ));
     }
     if let Some(growth) = report.latency_growth_ms
@@ -370,7 +372,7 @@ mod tests {
             assert!(!report.fell_behind);
             report.notes.concat()
         };
-        assert!(noted(Some(2_001.0)).contains("every 2000 ms"), "{}", noted(Some(2_001.0)));
+        assert!(noted(Some(2_001.0)).contains("every 2 s"), "{}", noted(Some(2_001.0)));
         assert_eq!([None, Some(2_000.0)].map(noted), ["", ""]);
     }
 

@@ -9,6 +9,7 @@
 //! | `{{range FILE ROW FIGURE}}` | from the lowest to the highest |
 //! | `{{valid FILE ROW}}` | how many of its rounds are valid, like `2 of 5` |
 //! | `{{ratio FILE ROW ROW FIGURE}}` | the first median in units of the second |
+//! | `{{ratio-of-runs FILE FILE FIGURE}}` | the same of two runs by themselves |
 //! | `{{machine FILE}}`, `{{command FILE}}`, `{{day FILE}}`, `{{rounds FILE}}` | what the file says of itself |
 //! | `{{table FILE ...` | a table of the rows of comparisons, see `tables.rs` |
 //! | `{{runs ...` | a table of runs by themselves, see `tables.rs` |
@@ -144,16 +145,20 @@ impl Page<'_> {
                 let row = self.row(file, row)?;
                 Ok(format!("{} of {}", row.rounds - row.not_valid, row.rounds))
             }
-            ("ratio", [file, one, other, ..]) => {
-                let figure = rest.split_once(other).map_or("", |(_, figure)| figure).trim();
-                let one = self.row(file, one)?.figure(figure)?.median;
-                let other = self.row(file, other)?.figure(figure)?.median;
-                Ok(Form::Ratio.shown(one / other))
-            }
+            ("ratio", [file, one, other, figure @ ..]) => self.ratio([file, one], [file, other], figure),
+            ("ratio-of-runs", [one, other, figure @ ..]) => self.ratio([one, "-"], [other, "-"], figure),
             ("table", _) => tables::table(self, rest),
             ("runs", _) => tables::runs(self, rest),
             _ => Err("there is no such placeholder".to_owned()),
         }
+    }
+
+    /// The first median in units of the second. Each is that of a file and a row.
+    fn ratio(&mut self, one: [&str; 2], other: [&str; 2], figure: &[&str]) -> Result<String, String> {
+        let figure = figure.join(" ");
+        let mut median =
+            |[file, row]: [&str; 2]| Ok::<_, String>(self.row(file, row)?.figure(&figure)?.median);
+        Ok(Form::Ratio.shown(median(one)? / median(other)?))
     }
 
     /// The figure that follows a file and a row.
@@ -208,7 +213,9 @@ impl Page<'_> {
 impl Row {
     /// A figure, in another unit where the text says so.
     fn figure(&self, text: &str) -> Result<Figure, String> {
-        let (name, factor) = unit_of(text)?;
+        // A placeholder may be divided over lines, as the prose around it is.
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (name, factor) = unit_of(&text)?;
         let figure = self.figures.get(name).ok_or_else(|| format!("there is no figure `{name}`"))?;
         Ok(Figure { form: Form::of(name), ..figure.times(factor) })
     }

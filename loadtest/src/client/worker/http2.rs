@@ -448,7 +448,9 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
                 tokio::task::yield_now().await;
-                assert_eq!((shared.waiting.get(), put.get()), (MOST_WAITING, 16 * round));
+                // What is said once needs no room.
+                let last = if round == 4 { size_of::<Event>() } else { 0 };
+                assert_eq!((shared.waiting.get(), put.get()), (MOST_WAITING + last, 16 * round));
                 shared.take(16);
             }
             reader.await.unwrap();
