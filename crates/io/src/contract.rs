@@ -145,9 +145,9 @@ pub trait Io {
     /// The kernel refused: its limit of watches or memory is reached.
     fn watch(&mut self, socket: Socket, token: Token) -> io::Result<()>;
 
-    /// The same for a socket from which only what can be received, and its end, is of interest: that it can be written to
-    /// need not be reported. A request that is being received is such a socket, and a report less is a turn of the
-    /// shard's loop less.
+    /// Reports from now on that `socket` has something to receive, or that it has ended. The backend may leave out that
+    /// the socket can be written to, because nobody waits for that while a request is being received. Otherwise this is
+    /// like [`Io::watch`].
     ///
     /// # Errors
     /// As [`Io::watch`].

@@ -78,7 +78,7 @@ impl TurnedAway {
         Some(format!("{from} was turned away: {why}{others}"))
     }
 
-    /// A line about those that have had none, if there are any.
+    /// Says how many connections were turned away since the last line. There is none where that is no connection.
     fn rest(&mut self) -> Option<String> {
         match std::mem::take(&mut self.untold) {
             0 => None,

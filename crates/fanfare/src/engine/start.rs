@@ -274,7 +274,7 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// not complete has a byte less than this, and the message has a byte more than what was received.
 const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
 
-/// The limits in force, apart from those that depend on descriptors.
+/// Moves limits into the bounds of every engine. Those that depend on descriptors are not changed here.
 pub(super) fn within_bounds_of_engine(mut limits: Limits) -> Limits {
     limits.heartbeat = limits.heartbeat.max(SHORTEST_HEARTBEAT);
     limits.head.max_bytes = limits.head.max_bytes.min(LARGEST_HEAD_BYTES);
