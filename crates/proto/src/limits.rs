@@ -230,9 +230,10 @@ pub struct Limits {
     pub pending: usize,
     /// A request head must be complete within this time, or it is answered 408 and closed.
     pub head_time: Duration,
-    /// Requests per shard whose admission has not decided yet: 503 for the next one. A request counts until
-    /// its decision comes, until [`Limits::decision_time`] is over, or until the shard finds that its client
-    /// has left: the shard looks at a part of them every [`UNDECIDED_CHECK`].
+    /// Requests per shard whose admission has not decided yet, and requests that are decided and wait for their
+    /// turn, because the work of one tick for new streams is bounded: 503 for the next one. A request counts
+    /// until its decision and its turn come, until [`Limits::decision_time`] is over, or until the shard finds
+    /// that its client has left: the shard looks at a part of them every [`UNDECIDED_CHECK`].
     pub undecided: usize,
     /// The admission must decide about a request within this time, or it is answered 503 and closed.
     pub decision_time: Duration,

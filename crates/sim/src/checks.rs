@@ -266,7 +266,11 @@ impl World {
                 assert!(is_right, "it is closed without an answer");
             }
             // A refusal that does not fit is not waited for. (Another's may be counted in this tick.)
-            None | Some(200) if begins && it.undecided.is_some() && it.is_short && !verifier.is_stream => {}
+            None | Some(200)
+                if begins
+                    && (it.undecided.is_some() || it.waited_in_vain)
+                    && it.is_short
+                    && !verifier.is_stream => {}
             None | Some(200) if begins && refused && it.is_short && !verifier.is_stream => {
                 let full = house_full && limits.when_full == FullPolicy::EndStream;
                 let may_be_refused = !client.is_subscriber()
@@ -307,7 +311,7 @@ impl World {
                 let slow = status == 408 && answered_at - at.connected_at >= limits.head_time;
                 let too_long = status == 431 && limits.head.max_bytes < 1000;
                 // The decision about it was judged when the answer began.
-                let was_decided = it.undecided.is_some();
+                let was_decided = it.undecided.is_some() || (it.waited_in_vain && client.is_subscriber());
                 let is_right = was_decided
                     || statuses.contains(&status)
                     || (client.is_subscriber() && (full || too_long))

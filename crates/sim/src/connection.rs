@@ -68,6 +68,8 @@ pub(crate) struct Connection {
     pub(crate) is_abandoned: bool,
     /// It waits for the decision about it, or did so.
     pub(crate) undecided: Option<Undecided>,
+    /// It was decided about at once, and refused because it could not wait for its turn, or not any longer.
+    pub(crate) waited_in_vain: bool,
     pub(crate) told: ToldToEnd,
     /// When its topics were last changed.
     pub(crate) changed_at: Option<Duration>,
@@ -122,6 +124,7 @@ impl Connection {
             id: None,
             is_abandoned: false,
             undecided: None,
+            waited_in_vain: false,
             told: ToldToEnd::default(),
             changed_at: None,
             life: Life::default(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use fanfare::{Answer, Decision, DecisionTicket, Refusal, Request, Subscribe, bound_for};
 
 use crate::client::{grant_sight, greet};
+use crate::connection::Connection;
 use crate::network::Net;
 use crate::shared::Shared;
 use crate::tally::Occurrence;
@@ -157,13 +158,10 @@ impl Net {
         let begun = std::mem::take(&mut locked(&desk).begun);
         for (place, is_decided) in begun {
             assert_eq!(place.shard, self.shard, "a shard asks about its own requests");
-            let waiting = self.connections.iter().filter(|it| it.may_be_undecided()).count();
-            let limit = self.shared.setting.limits.undecided;
-            let is_operator = self.connections[place.index].accepted.is_operator;
             self.shared.happened(Occurrence::DecidedLater);
             let undecided = Undecided {
                 since: self.shared.now.get(),
-                was_full: waiting >= bound_for(is_operator, limit),
+                was_full: self.may_be_too_many(place.index),
                 decided: is_decided.then_some(Decided::Subscribe),
             };
             let before = self.connections[place.index].undecided.replace(undecided);
@@ -171,13 +169,30 @@ impl Net {
         }
     }
 
+    /// Whether as many others may wait as may: for a decision, or decided, for their turn. Which requests the
+    /// shard has read, and whose turn has come, is not known here.
+    fn may_be_too_many(&self, index: usize) -> bool {
+        let waits = |it: &&Connection| it.verifier.asked_at.is_some() && !it.is_answered() && !it.closed;
+        let its = usize::from(waits(&&self.connections[index]));
+        let others = self.connections.iter().filter(waits).count() - its;
+        let is_operator = self.connections[index].accepted.is_operator;
+        others >= bound_for(is_operator, self.shared.setting.limits.undecided)
+    }
+
     /// The answer to a request that waited has begun: for a reason?
     pub(crate) fn judge_decided(&mut self, index: usize) {
         let now = self.shared.now.get();
         let limits = &self.shared.setting.limits;
         let it = &self.connections[index];
-        let Some(undecided) = &it.undecided else { return };
         let status = it.verifier.offered_status;
+        let Some(undecided) = &it.undecided else {
+            // A request that is decided at once may wait for its turn, where there is room to wait, and for no
+            // longer than for a decision.
+            let is_over = it.verifier.asked_at.is_some_and(|asked| now >= asked + limits.decision_time);
+            let waited_in_vain = status == Some(503) && (is_over || self.may_be_too_many(index));
+            self.connections[index].waited_in_vain = waited_in_vain;
+            return;
+        };
         let is_over = now >= undecided.since + limits.decision_time;
         let may_have_enough = it.accepted.has_enough || limits.clients.streams_per_subject.is_some();
         let has_patterns = it.lacks_patterns(&self.shared);
@@ -220,7 +235,7 @@ impl Net {
         self.note_undecided();
         let now = self.shared.now.get();
         let at_most = self.connections.iter().filter(|it| it.may_be_undecided()).count() as u64;
-        let waits = |it: &&crate::connection::Connection| {
+        let waits = |it: &&Connection| {
             it.may_be_undecided() && it.undecided.as_ref().is_some_and(|it| it.decided.is_none())
         };
         let at_least = self.connections.iter().filter(waits).count() as u64;

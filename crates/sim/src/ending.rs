@@ -6,6 +6,7 @@ use std::time::Duration;
 use fanfare::{CloseReason, ConnectionError, ConnectionFilter, LaggardPolicy, Topic, TopicJoins, sim};
 
 use crate::desk::note_drain;
+use crate::network::Net;
 use crate::tally::Occurrence;
 use crate::trace::trace;
 use crate::world::{SECOND, World, WorldShard};
@@ -146,8 +147,18 @@ impl World {
         if !self.shared.setting.joins {
             return;
         }
-        // The shards hand over what they have noted.
-        self.pass(SECOND / 4);
+        // The shards hand over what they have noted. What ends meanwhile is noted anew.
+        let streams_of = |world: &World| -> Vec<usize> {
+            let live = |net: &Net| net.connections.iter().filter(|it| it.is_live()).count();
+            world.shards.iter().map(|shard| live(&shard.net.borrow())).collect()
+        };
+        loop {
+            let before = streams_of(self);
+            self.pass(SECOND / 4);
+            if streams_of(self) == before {
+                break;
+            }
+        }
         // In parts, of which no join is lost.
         while let most = 1 + self.shared.below(3)
             && let taken = self.shared.hub().take_joins(most)

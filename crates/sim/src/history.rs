@@ -162,6 +162,12 @@ impl History {
         self.events.iter().filter(|entry| entry.own_id.as_deref() == Some(id)).count()
     }
 
+    /// The events that bear this id of a publisher, among those that this subscriber is to get.
+    pub(crate) fn bearers_for(&self, id: &str, interest: &Interest) -> impl Iterator<Item = u64> {
+        let bears = |entry: &&Entry| entry.own_id.as_deref() == Some(id) && interest.wants(entry);
+        self.events.iter().filter(bears).map(|entry| entry.seq)
+    }
+
     /// The first event after `seq` that this subscriber is to get.
     pub(crate) fn first_after(&self, seq: u64, interest: &Interest) -> Option<&Entry> {
         self.after(seq).iter().find(|entry| interest.wants(entry))

@@ -458,7 +458,13 @@ impl LogModel {
 
     /// Where a subscriber starts whose stream begins with a gap in its head, or without one. The disk is asked
     /// where memory has not everything, some time before the stream begins.
-    pub(crate) fn start_with(&self, interest: &Interest, resume: &Resume, has_gap: bool) -> Start {
+    pub(crate) fn start_with(
+        &self,
+        interest: &Interest,
+        resume: &Resume,
+        has_gap: bool,
+        history: &History,
+    ) -> Start {
         if self.disk.is_none() || *resume == Resume::Now {
             return self.start(interest, resume);
         }
@@ -501,14 +507,16 @@ impl LogModel {
                     let last = bearers.iter().max().copied().unwrap_or_default();
                     return Start { excused_until: last, ..incomplete(0, true) };
                 }
-                let Some(&first) = bearers.iter().min() else {
-                    // The disk was asked some time before, and has let go of it since.
-                    assert!(is_text && available > 0, "no event bears {id}, and no gap is told");
-                    return Start { excused_until: available, ..incomplete(0, false) };
+                let released = history.bearers_for(id, interest).filter(|_| is_text);
+                let released: Vec<u64> = released.collect();
+                let (Some(&first), Some(&last)) = (released.first(), released.last()) else {
+                    panic!("no event bears {id}, and no gap is told");
                 };
-                let last = bearers.iter().max().copied().unwrap_or(first);
-                // Which of several events with this id the client has, it does not say.
-                Start { incomplete_until: last, excused_until: last, ..complete_at(first) }
+                // The disk was asked some time before. It may have let go of the event since.
+                let until = if bearers.contains(&first) { last } else { available.max(last) };
+                // Which of several events with this id the client has, it does not say, and the disk finds only
+                // those that were published to one topic.
+                Start { incomplete_until: until, excused_until: last, ..complete_at(first) }
             }
             (Resume::Now, None) => unreachable!("that was answered above"),
         }

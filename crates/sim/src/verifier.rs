@@ -173,9 +173,10 @@ impl Verifier {
         let offered = scratch.feed(bytes);
         let has_gap = offered.iter().any(|found| matches!(&found.part, Part::Head(head) if head.gap));
         let is_stream = offered.iter().any(|found| matches!(found.part, Part::Comment));
+        let Request { interest, resume, .. } = &self.request;
         let start = match log.has_disk() && is_stream {
-            true => log.start_with(&self.request.interest, &self.request.resume, has_gap),
-            false => log.start(&self.request.interest, &self.request.resume),
+            true => log.start_with(interest, resume, has_gap, &shared.history.borrow()),
+            false => log.start(interest, resume),
         };
         let beginning = Beginning { at: shared.now.get(), newest: log.newest(), start };
         self.beginning = Some(beginning);

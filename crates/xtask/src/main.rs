@@ -9,6 +9,7 @@ mod check;
 mod cluster;
 mod config;
 mod documents;
+mod failures;
 mod fuzz;
 mod loom;
 mod package;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::{env, fs, thread};
 
+use crate::failures::Failures;
 use crate::{listen, must, output_of, programs, root};
 
 const BROWSER_TESTS: &str = "crates/server/tests/browser";
@@ -81,19 +82,26 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
         provide_clients()?;
     }
 
-    let mut tally = Tally::default();
+    let (mut tally, mut failures) = (Tally::default(), Failures::default());
+    let mut hear = |line: &str| {
+        tally.add(line);
+        failures.add(line);
+    };
     let all = programs::build(&options.package)?;
     let lanes = thread::available_parallelism().map_or(1, usize::from);
     // Cargo takes it for a mistake to be asked for examples where there is no library.
     let has_examples = all.iter().any(programs::Program::is_of_library);
-    let mut failed = programs::run(all, lanes, &arguments, |line| tally.add(line))?;
+    let mut failed = programs::run(all, lanes, &arguments, &mut hear)?;
     let mut examples = programs::of_documentation(&options.package);
     examples.arg("--").args(&arguments);
-    if has_examples && !listen(&mut examples, |line| tally.add(line))?.success() {
+    if has_examples && !listen(&mut examples, &mut hear)?.success() {
         failed.push("examples of the documentation".to_owned());
     }
     for (option, names) in &left_out {
         println!("{option}: the tests named {names}* were left out");
+    }
+    for line in failures.lines() {
+        println!("{line}");
     }
     for name in &failed {
         println!("failed: {name}");

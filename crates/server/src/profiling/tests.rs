@@ -136,7 +136,10 @@ fn a_profile_names_the_busy_function_and_its_thread() {
     let count: u64 = burning.iter().map(|(_, values, _)| values[0]).sum();
     assert!(count >= 10, "{samples:?}");
     assert!(burning.iter().any(|(.., labels)| labels == &["burns"]), "{burning:?}");
-    assert!(burning.iter().all(|(_, values, _)| values[1] == values[0] * 1_000_000_000 / 99), "{burning:?}");
+    assert!(
+        burning.iter().all(|(_, values, _)| values[1] == values[0] * (1_000_000_000 / 99)),
+        "{burning:?}"
+    );
     assert!(!samples.iter().any(|(stack, ..)| stack.iter().any(|name| name.contains("on_signal"))));
     drop(CpuProfile::start().expect("the first one is done"));
     drop(CpuProfile::start().expect("a profile that is dropped makes room"));

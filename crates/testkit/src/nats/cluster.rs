@@ -100,6 +100,12 @@ impl NatsCluster {
         })
     }
 
+    /// The server that leads JetStream in the whole cluster: it places streams and consumers. `None`: no
+    /// server does, or not all others are current.
+    pub fn cluster_leader(&self) -> Option<usize> {
+        self.servers.iter().position(|server| leads_all(server, self.servers.len()))
+    }
+
     /// A client of the first server that accepts one within a second.
     ///
     /// # Errors
