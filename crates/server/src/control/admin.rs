@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
 
@@ -18,7 +19,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use fanfare::{HeadLimits, ProblemKind};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 use tower::ServiceExt;
 
 use super::control_connections::{ControlConnection, ControlConnections, Newcomers};
@@ -91,7 +94,7 @@ pub(crate) fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _entered = runtime.enter();
-        listener.map(TcpListener::from_std).transpose()?
+        listener.map(Incoming::new).transpose()?
     };
     thread::Builder::new().name("fanfare-admin".to_owned()).spawn(move || {
         // Where that is refused, answers come later while broadcasts run.
@@ -108,17 +111,17 @@ pub(crate) fn start(
 }
 
 /// Waits until the address is free, and listens on it.
-async fn open_later(address: SocketAddr) -> TcpListener {
+async fn open_later(address: SocketAddr) -> Incoming {
     loop {
         tokio::time::sleep(ADMIN_OPEN_PAUSE).await;
-        if let Ok(listener) = listen(address).and_then(TcpListener::from_std) {
+        if let Ok(listener) = listen(address).and_then(Incoming::new) {
             tracing::info!(%address, "the admin listener is open now");
             return listener;
         }
     }
 }
 
-async fn accept(admin: Arc<Admin>, listener: TcpListener, spare: SpareDescriptors) {
+async fn accept(admin: Arc<Admin>, listener: Incoming, spare: SpareDescriptors) {
     let router = router(Arc::clone(&admin));
     let limits = ControlLimits { connections: ADMIN_CONNECTIONS, ..ControlLimits::default() };
     // The notices of these are not reported: an idle connection that makes room for a probe is no news.
@@ -126,7 +129,7 @@ async fn accept(admin: Arc<Admin>, listener: TcpListener, spare: SpareDescriptor
     let clients = ControlConnections::new(limits, ADMIN_ANSWER_BYTES, Arc::default(), Newcomers::Silent);
     let clients = Arc::new(clients);
     loop {
-        let Ok((socket, _)) = listener.accept().await else {
+        let Ok(socket) = listener.next().await else {
             // Descriptors are used up. The connection that finds none waits in the backlog.
             if spare.give_one() {
                 continue;
@@ -148,6 +151,47 @@ async fn accept(admin: Arc<Admin>, listener: TcpListener, spare: SpareDescriptor
         // Its head may be there already: it is read before further connections can take its place.
         tokio::task::yield_now().await;
     }
+}
+
+/// The connections that come.
+struct Incoming(AsyncFd<std::net::TcpListener>);
+
+impl Incoming {
+    /// `listener` must not block.
+    fn new(listener: std::net::TcpListener) -> io::Result<Incoming> {
+        AsyncFd::with_interest(listener, Interest::READABLE).map(Incoming)
+    }
+
+    /// The next connection.
+    ///
+    /// Where descriptors are used up, accept(2) fails before it has looked for a connection. Here it fails only
+    /// where one waits. A spare descriptor that was given away for none was free then, and a connection of
+    /// another listener took it.
+    async fn next(&self) -> io::Result<TcpStream> {
+        loop {
+            let accepted = self.0.readable().await?.try_io(|listener| {
+                let accepted = listener.get_ref().accept();
+                match accepted {
+                    Err(_) if !is_readable(listener.get_ref()) => Err(io::ErrorKind::WouldBlock.into()),
+                    accepted => accepted,
+                }
+            });
+            // Otherwise none has come yet.
+            if let Ok(accepted) = accepted {
+                let (socket, _) = accepted?;
+                socket.set_nonblocking(true)?;
+                return TcpStream::from_std(socket);
+            }
+        }
+    }
+}
+
+/// Whether a connection waits at a listener.
+fn is_readable(listener: &std::net::TcpListener) -> bool {
+    let mut asked = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: the pointer is to one value that lives, and the call does not wait.
+    let ready = unsafe { libc::poll(&mut asked, 1, 0) };
+    ready > 0 && asked.revents & libc::POLLIN != 0
 }
 
 fn close(socket: TcpStream, spare: &SpareDescriptors) {

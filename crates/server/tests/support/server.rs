@@ -374,6 +374,13 @@ impl Server {
         sockets_in(Path::new(&format!("/proc/{}/fd", self.child.id()))).len()
     }
 
+    /// How many of its descriptors are of this file, in the table of its first thread.
+    pub(crate) fn descriptors_of(&self, file: &str) -> usize {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let entries = fs::read_dir(folder).expect("the server runs").map_while(Result::ok);
+        entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|of| of == Path::new(file))).count()
+    }
+
     /// On which cores each of its shards may run, as `status` in proc(5) has it.
     pub(crate) fn cores_of_shards(&self) -> Vec<String> {
         let status = |thread: PathBuf| fs::read_to_string(thread.join("status")).unwrap_or_default();
