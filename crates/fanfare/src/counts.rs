@@ -107,7 +107,7 @@ counts! {
     answered,
     /// Requests answered 500 because the [`crate::Admission`] panicked; also counted as refused.
     admission_panics,
-    /// Requests answered 503 because the decision about them did not come within
+    /// Requests answered 503 because the decision about them, or their turn, did not come within
     /// [`crate::Limits::decision_time`]; also counted as refused.
     decisions_timed_out,
     /// Closed because the client left before the decision about its request.

@@ -86,8 +86,8 @@ struct Question {
 }
 
 enum Ask {
-    /// Where a subscriber with this id starts.
-    Start { number: u64, id: String, selectors: Selectors },
+    /// Where a subscriber with this id starts. `known`: memory has the event with this id of a publisher.
+    Start { number: u64, id: String, known: Option<u64>, selectors: Selectors },
     /// What comes after this event.
     Page { number: u64, link: LinkKey, after: u64, selectors: Selectors, retained: Option<Arc<dyn Retained>> },
 }
@@ -107,7 +107,8 @@ struct Unreachable;
 /// Where a subscriber starts by what the store has, and what it may read of it.
 #[derive(Clone)]
 pub(crate) struct StoreStart {
-    pub(crate) start: Start,
+    /// `None`: the store cannot be read, so memory says where it starts.
+    pub(crate) start: Option<Start>,
     /// `None`: everything that is there.
     pub(crate) retained: Option<Arc<dyn Retained>>,
 }
@@ -326,10 +327,10 @@ impl ShardHistory {
     }
 
     /// Asks where a subscriber starts. The answer comes under this number.
-    pub(crate) fn ask_for_start(&mut self, id: &str, selection: Selection<'_>) -> u64 {
+    pub(crate) fn ask_for_start(&mut self, id: &str, known: Option<u64>, selection: Selection<'_>) -> u64 {
         let (number, wanted) = (self.next_number, Arc::new(()));
         self.next_number += 1;
-        let ask = Ask::Start { number, id: id.to_owned(), selectors: Selectors::of(selection) };
+        let ask = Ask::Start { number, id: id.to_owned(), known, selectors: Selectors::of(selection) };
         let question = Question { mailbox: Arc::clone(&self.mailbox), ask, wanted: Arc::downgrade(&wanted) };
         self.starts.insert(number, AskedStart { start: None, _wanted: wanted });
         self.queue.push(question);
@@ -600,14 +601,12 @@ impl HistoryReader {
         };
         match ask {
             Ask::Start { .. } if !is_wanted => Ok(None),
-            Ask::Start { number, id, selectors } => {
-                let start = match self.start_of(id, selectors) {
+            Ask::Start { number, id, known, selectors } => {
+                let start = match self.start_of(id, *known, selectors) {
                     Ok(start) => start,
                     Err(error) => {
                         count(error)?;
-                        // Where the store cannot be read, the subscriber gets what is in memory.
-                        let newest = self.newest.load(Ordering::Relaxed);
-                        StoreStart { start: Start::Gap { cursor: newest, from: newest }, retained: None }
+                        StoreStart { start: None, retained: None }
                     }
                 };
                 Ok(Some(HistoryAnswer::Start { number: *number, start }))
@@ -627,10 +626,11 @@ impl HistoryReader {
     }
 
     /// The same as [`fanfare_proto::log::Log::resume`], by what the store has.
-    fn start_of(&self, id: &str, selectors: &Selectors) -> Result<StoreStart, Error> {
+    fn start_of(&self, id: &str, known: Option<u64>, selectors: &Selectors) -> Result<StoreStart, Error> {
         let number = match Cursor::parse(id) {
             Some(Cursor { epoch, seq }) if epoch == self.epoch() => Some(seq),
-            None if id != EARLIEST => self.number_of(id, selectors)?,
+            // Where both have an event with this id, the subscriber may have the older one only.
+            None if id != EARLIEST => self.number_of(id, selectors)?.into_iter().chain(known).min(),
             _ => None,
         };
         let View { gone, expired, retained } = self.store.view(selectors.query(), number.unwrap_or(0))?;
@@ -638,7 +638,7 @@ impl HistoryReader {
         if id == EARLIEST {
             // The subscriber asked for what is retained, so it has missed nothing yet. It is told of a gap only for
             // events that are dropped while it reads.
-            return Ok(StoreStart { start: Start::At { cursor: gone, from: 0 }, retained });
+            return Ok(StoreStart { start: Some(Start::At { cursor: gone, from: 0 }), retained });
         }
         if let (Some(seq), Some(retained), Query::All) = (number, &retained, selectors.query())
             && seq >= gone
@@ -651,9 +651,9 @@ impl HistoryReader {
         Ok(match number {
             // Nothing of what follows had expired when it began.
             Some(seq) if seq >= cursor => {
-                StoreStart { start: Start::At { cursor: seq, from: seq }, retained: None }
+                StoreStart { start: Some(Start::At { cursor: seq, from: seq }), retained: None }
             }
-            _ => StoreStart { start: Start::Gap { cursor, from }, retained },
+            _ => StoreStart { start: Some(Start::Gap { cursor, from }), retained },
         })
     }
 

@@ -390,7 +390,9 @@ impl SharedLog {
     /// The ticket, under which the answer comes.
     pub(crate) fn ask_for_start(&mut self, id: &str, start: Start, selection: Selection<'_>) -> Option<u64> {
         let lacks = SharedLog::lacks_what_follows(start);
-        self.history.as_mut().filter(|_| lacks).map(|history| history.ask_for_start(id, selection))
+        // A number of zero is that of no event.
+        let known = (lacks && start.from() > 0).then_some(start.from());
+        self.history.as_mut().filter(|_| lacks).map(|history| history.ask_for_start(id, known, selection))
     }
 
     /// Whether the log in memory has not everything that a subscriber gets that starts so.

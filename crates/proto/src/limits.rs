@@ -235,7 +235,8 @@ pub struct Limits {
     /// until its decision and its turn come, until [`Limits::decision_time`] is over, or until the shard finds
     /// that its client has left: the shard looks at a part of them every [`UNDECIDED_CHECK`].
     pub undecided: usize,
-    /// The admission must decide about a request within this time, or it is answered 503 and closed.
+    /// The admission must decide about a request within this time, and its turn must come, or it is answered 503
+    /// and closed.
     pub decision_time: Duration,
     /// Bytes and fields of a request head, at most 32 KiB: 431, or 414 for its first line.
     pub head: HeadLimits,

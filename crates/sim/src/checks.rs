@@ -311,7 +311,8 @@ impl World {
                 let slow = status == 408 && answered_at - at.connected_at >= limits.head_time;
                 let too_long = status == 431 && limits.head.max_bytes < 1000;
                 // The decision about it was judged when the answer began.
-                let was_decided = it.undecided.is_some() || (it.waited_in_vain && client.is_subscriber());
+                let was_decided = (it.undecided.is_some() && status != 429)
+                    || (it.waited_in_vain && client.is_subscriber());
                 let is_right = was_decided
                     || statuses.contains(&status)
                     || (client.is_subscriber() && (full || too_long))
@@ -470,6 +471,9 @@ impl World {
         );
         let live = net.connections.iter().filter(|it| it.is_live()).count() as u64;
         assert_eq!(after.connections, live, "streams that it counts");
+        let refused = |counts: &fanfare::Counts| counts.decisions_timed_out + counts.refused_undecided;
+        let (refused, in_vain) = (refused(after) - refused(before), net.this_tick.waited_in_vain);
+        assert!(in_vain <= refused, "{in_vain} requests were refused for waiting, and it counts {refused}");
     }
 
     /// What the shard holds has bounds, whatever its subscribers do.

@@ -179,8 +179,8 @@ impl Net {
         others >= bound_for(is_operator, self.shared.setting.limits.undecided)
     }
 
-    /// The answer to a request that waited has begun: for a reason?
-    pub(crate) fn judge_decided(&mut self, index: usize) {
+    /// The answer to a request that waited has begun, with these bytes: for a reason?
+    pub(crate) fn judge_decided(&mut self, index: usize, bytes: &[u8]) {
         let now = self.shared.now.get();
         let limits = &self.shared.setting.limits;
         let it = &self.connections[index];
@@ -189,8 +189,12 @@ impl Net {
             // A request that is decided at once may wait for its turn, where there is room to wait, and for no
             // longer than for a decision.
             let is_over = it.verifier.asked_at.is_some_and(|asked| now >= asked + limits.decision_time);
-            let waited_in_vain = status == Some(503) && (is_over || self.may_be_too_many(index));
+            let says = |problem: &str| bytes.windows(problem.len()).any(|part| part == problem.as_bytes());
+            let waited_in_vain = status == Some(503)
+                && ((is_over && says("too many streams begin"))
+                    || (self.may_be_too_many(index) && says("/problems/too-many-undecided")));
             self.connections[index].waited_in_vain = waited_in_vain;
+            self.this_tick.waited_in_vain += u64::from(waited_in_vain);
             return;
         };
         let is_over = now >= undecided.since + limits.decision_time;

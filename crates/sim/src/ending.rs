@@ -148,8 +148,8 @@ impl World {
             return;
         }
         // The shards hand over what they have noted. What ends meanwhile is noted anew.
-        let streams_of = |world: &World| -> Vec<usize> {
-            let live = |net: &Net| net.connections.iter().filter(|it| it.is_live()).count();
+        let live = |net: &Net| -> Vec<bool> { net.connections.iter().map(|it| it.is_live()).collect() };
+        let streams_of = |world: &World| -> Vec<Vec<bool>> {
             world.shards.iter().map(|shard| live(&shard.net.borrow())).collect()
         };
         loop {

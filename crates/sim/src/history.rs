@@ -163,9 +163,13 @@ impl History {
     }
 
     /// The events that bear this id of a publisher, among those that this subscriber is to get.
-    pub(crate) fn bearers_for(&self, id: &str, interest: &Interest) -> impl Iterator<Item = u64> {
-        let bears = |entry: &&Entry| entry.own_id.as_deref() == Some(id) && interest.wants(entry);
-        self.events.iter().filter(bears).map(|entry| entry.seq)
+    pub(crate) fn bearers_for<'a>(
+        &'a self,
+        id: &'a str,
+        interest: &'a Interest,
+    ) -> impl Iterator<Item = &'a Entry> {
+        let bears = move |entry: &&Entry| entry.own_id.as_deref() == Some(id) && interest.wants(entry);
+        self.events.iter().filter(bears)
     }
 
     /// The first event after `seq` that this subscriber is to get.

@@ -468,12 +468,8 @@ impl LogModel {
         if self.disk.is_none() || *resume == Resume::Now {
             return self.start(interest, resume);
         }
-        // Where the disk cannot be read, a subscriber is told that everything is gone.
         let has_failed = self.disk.as_ref().is_some_and(|disk| disk.failed_reads() > 0);
-        let available = match has_failed {
-            true => self.newest,
-            false => self.available_after(interest),
-        };
+        let available = self.available_after(interest);
         let number = match resume {
             Resume::Now | Resume::Earliest => Some(0),
             Resume::After(id) => {
@@ -507,15 +503,16 @@ impl LogModel {
                     let last = bearers.iter().max().copied().unwrap_or_default();
                     return Start { excused_until: last, ..incomplete(0, true) };
                 }
-                let released = history.bearers_for(id, interest).filter(|_| is_text);
-                let released: Vec<u64> = released.collect();
+                let released: Vec<u64> =
+                    history.bearers_for(id, interest).filter(|_| is_text).map(|entry| entry.seq).collect();
                 let (Some(&first), Some(&last)) = (released.first(), released.last()) else {
                     panic!("no event bears {id}, and no gap is told");
                 };
+                // Which of several events with this id the client has, it does not say. It goes on behind the
+                // first one that memory knows or the disk finds: after a restart memory may know a later one only,
+                // and the disk finds those that were published to one topic.
                 // The disk was asked some time before. It may have let go of the event since.
                 let until = if bearers.contains(&first) { last } else { available.max(last) };
-                // Which of several events with this id the client has, it does not say, and the disk finds only
-                // those that were published to one topic.
                 Start { incomplete_until: until, excused_until: last, ..complete_at(first) }
             }
             (Resume::Now, None) => unreachable!("that was answered above"),

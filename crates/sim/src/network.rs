@@ -88,6 +88,8 @@ pub(crate) struct TickCounts {
     /// Events and heartbeats that went out whole.
     pub(crate) events: u64,
     pub(crate) heartbeats: u64,
+    /// Requests that were decided at once, and refused because they could not wait for their turn.
+    pub(crate) waited_in_vain: u64,
     /// Clients to which a heartbeat came where something had just been sent, and how long before.
     pub(crate) early_heartbeats: Vec<(usize, Duration)>,
     /// Connections that were closed in the middle of a piece.
@@ -431,7 +433,7 @@ impl Net {
             topics.sort_unstable();
             let patterns = it.verifier.request.interest.patterns.clone();
             it.life.topics.push((topics, patterns));
-            self.judge_decided(index);
+            self.judge_decided(index, bytes);
         }
         let it = &mut self.connections[index];
         let history = self.shared.history.borrow();

@@ -111,11 +111,11 @@ fn questions_of_subscribers_that_gave_up_are_neither_kept_nor_answered() {
     let mut both = Both::new();
     let topics = both.topics.clone();
     for _ in 0..20 * PURGE_FROM {
-        let number = both.shard.ask_for_start("000000001-3", Selection::of(&topics, false));
+        let number = both.shard.ask_for_start("000000001-3", None, Selection::of(&topics, false));
         assert!(both.shard.take_start(number).is_none());
     }
     assert!(both.questions() <= PURGE_FROM, "{}", both.questions());
-    let number = both.shard.ask_for_start("000000001-3", Selection::of(&topics, false));
+    let number = both.shard.ask_for_start("000000001-3", None, Selection::of(&topics, false));
     let mut answers = Vec::new();
     while both.questions() > 0 {
         answers.extend(both.answer());
@@ -123,7 +123,7 @@ fn questions_of_subscribers_that_gave_up_are_neither_kept_nor_answered() {
     assert_eq!(answers.len(), 1);
     both.shard.answered(answers.remove(0));
     assert!(both.shard.has_starts() && both.shard.has_start(number));
-    let start = both.shard.take_start(number).map(|taken| taken.start);
+    let start = both.shard.take_start(number).and_then(|taken| taken.start);
     assert_eq!(start, Some(Start::At { cursor: 3, from: 3 }));
     assert!(!both.shard.has_starts());
 }
@@ -135,9 +135,9 @@ fn many_costly_questions_do_not_hold_up_others() {
     let topics = both.topics.clone();
     let selection = Selection::of(&topics, false);
     let unknown: Vec<u64> =
-        (0..1000).map(|id| both.shard.ask_for_start(&format!("o-{id}"), selection)).collect();
+        (0..1000).map(|id| both.shard.ask_for_start(&format!("o-{id}"), None, selection)).collect();
     assert_eq!(both.read(link(1), 0), Err(Unread::Later));
-    let known = both.shard.ask_for_start("000000001-3", selection);
+    let known = both.shard.ask_for_start("000000001-3", None, selection);
     for _ in 0..3 {
         let answer = both.answer().unwrap();
         both.shard.answered(answer);

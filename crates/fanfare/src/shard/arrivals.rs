@@ -41,6 +41,9 @@ pub(crate) use proxied::peer_address;
 use resuming::Resuming;
 use undecided::{Decider, NewUndecided, UndecidedTable};
 
+/// Buffers of what a client sends behind its last answer that are thrown away at once: 256 KiB.
+const LINGERING_READS: usize = 8;
+
 /// Sockets that are not streams.
 #[derive(Default)]
 pub(super) struct Arrivals {
@@ -153,10 +156,7 @@ impl<I: Io> Shard<I> {
         // What the header of a proxy has told of the client just now.
         let mut counting = Counting::Done;
         let progress = match std::mem::replace(&mut pending.stage, Stage::Lingering) {
-            Stage::Lingering => match self.io.receive(socket, &mut self.received) {
-                Received::Bytes(_) | Received::Empty => Progress::Incomplete,
-                Received::Ended | Received::Gone(_) => Progress::Closed,
-            },
+            Stage::Lingering => self.discard_behind_answer(socket),
             Stage::Receiving(mut receiving) => {
                 let expected_header = receiving.expects_proxy_header;
                 let progress = self.receive_head(socket, &mut receiving, now);
@@ -378,6 +378,20 @@ impl<I: Io> Shard<I> {
         }
     }
 
+    /// Throws away what a client sends behind its last answer. Unread bytes would turn the end of the connection
+    /// into a reset, which may take the answer away from its client. A client that sends more at once than
+    /// these reads take is closed.
+    fn discard_behind_answer(&mut self, socket: Socket) -> Progress {
+        for _ in 0..LINGERING_READS {
+            match self.io.receive(socket, &mut self.received) {
+                Received::Bytes(_) => {}
+                Received::Empty => return Progress::Incomplete,
+                Received::Ended | Received::Gone(_) => return Progress::Closed,
+            }
+        }
+        Progress::Closed
+    }
+
     /// Acts on a reply to a socket that is not watched.
     fn reply(&mut self, socket: Socket, reply: Reply, now: Duration) {
         match reply {
@@ -394,6 +408,8 @@ impl<I: Io> Shard<I> {
                 };
                 let awaits = awaits.filter(|awaits| may_wait || comes_back(awaits));
                 if let Some(awaits) = awaits {
+                    // The search for where it starts was made, and will be made again.
+                    self.charge_opening(&subscribe, start);
                     self.wait_to_resume(socket, awaits, subscribe, encoding, now);
                 } else if let Err(other) = self.subscribe(socket, &subscribe, encoding, (start, None), now) {
                     self.reply(socket, other, now);

@@ -302,7 +302,7 @@ impl<I: Io> Shard<I> {
     /// Ends connections that are to be ended, as many as one tick may.
     pub(super) fn end_connections(&mut self) {
         let Shard { connections, delivery, links, budgets, .. } = self;
-        connections.names.search();
+        connections.names.search(delivery.newest_generation());
         for _ in 0..budgets.endings {
             let Some(link) = connections.next_to_end() else { break };
             delivery.disconnect(link, &mut links.log);

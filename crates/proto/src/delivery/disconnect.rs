@@ -123,7 +123,7 @@ impl Delivery {
         let Subscriber { link, stream } = self.subscribers[key.slot as usize];
         let is_meant = |search: &Search| {
             search.next_slot <= key.slot as usize
-                && is_at_most(link.generation(), search.generation)
+                && began_by(link.generation(), search.generation, self.generation)
                 && !self.searches.is_passed(search.number, key.slot)
                 && self.has_selector(stream.audience, search)
         };
@@ -147,7 +147,7 @@ impl Delivery {
                 let slot = search.next_slot;
                 (search.next_slot, checks) = (slot + 1, checks - 1);
                 let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
-                let is_meant = is_at_most(link.generation(), search.generation)
+                let is_meant = began_by(link.generation(), search.generation, self.generation)
                     && !self.searches.is_passed(search.number, slot as u32);
                 if is_meant && self.has_selector(stream.audience, &search) {
                     endings -= 1;
@@ -167,21 +167,17 @@ impl Delivery {
 }
 
 impl Delivery {
-    /// The generation of the stream that began last. [`began_by`] compares with it.
+    /// The generation of the stream that began last, for [`began_by`].
     pub fn newest_generation(&self) -> u32 {
         self.generation
     }
 }
 
-/// Whether a stream had begun when this was the newest generation.
-pub fn began_by(link: LinkKey, newest_generation: u32) -> bool {
-    is_at_most(link.generation, newest_generation)
-}
-
-/// Whether a generation is not younger than another. Generations go round, and of two the younger one is less
-/// than half of the way ahead.
-pub(super) fn is_at_most(generation: u32, of: u32) -> bool {
-    of.wrapping_sub(generation) & LinkKey::GENERATIONS <= LinkKey::GENERATIONS / 2
+/// Whether the stream of this generation had begun when `then` was the newest generation. `now` is the newest one
+/// today. Generations go round, so their ages are compared: a stream may be as old as they go far.
+pub fn began_by(generation: u32, then: u32, now: u32) -> bool {
+    let age = |generation: u32| now.wrapping_sub(generation) & LinkKey::GENERATIONS;
+    age(generation) >= age(then)
 }
 
 #[cfg(test)]
@@ -190,7 +186,11 @@ mod tests {
 
     #[test]
     fn generations_go_round() {
-        assert!(is_at_most(1, 1) && is_at_most(1, 2) && !is_at_most(2, 1));
-        assert!(is_at_most(LinkKey::GENERATIONS, 0) && !is_at_most(0, LinkKey::GENERATIONS));
+        const LAST: u32 = LinkKey::GENERATIONS;
+        assert!(began_by(1, 1, 1) && began_by(1, 1, 2) && began_by(1, 2, 2) && !began_by(2, 1, 2));
+        assert!(began_by(LAST, 0, 0) && !began_by(0, LAST, 0));
+        // A stream that lasted while half of all generations went by was taken for a younger one, and orders
+        // passed it.
+        assert!(began_by(7, LAST / 2 + 9, LAST / 2 + 9) && began_by(7, 6, 6) && began_by(7, 5, 6));
     }
 }

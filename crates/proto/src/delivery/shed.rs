@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use super::Delivery;
-use super::disconnect::is_at_most;
+use super::disconnect::began_by;
 use super::pace::Pace;
 use crate::event_log::EventLog;
 use crate::jitter::Jitter;
@@ -181,7 +181,7 @@ impl Delivery {
             let slot = (shed.first_slot + shed.passed) % shed.slots;
             (shed.passed, *checks) = (shed.passed + 1, *checks - 1);
             let Some(subscriber) = self.subscribers.get(slot) else { continue };
-            if !is_at_most(subscriber.link.generation(), shed.generation) {
+            if !began_by(subscriber.link.generation(), shed.generation, self.generation) {
                 continue;
             }
             let slot = slot as u32;

@@ -28,6 +28,7 @@ use super::control_connections::{ControlConnection, ControlConnections, Newcomer
 use super::dashboard::{self, Dashboards};
 use super::limits::{
     ACCEPT_PAUSE, ADMIN_ANSWER_BYTES, ADMIN_CONNECTIONS, ADMIN_OPEN_PAUSE, ControlLimits, CurrentLimits,
+    SPARE_REFILL,
 };
 use super::problem::Problem;
 use super::spare_descriptors::SpareDescriptors;
@@ -129,7 +130,17 @@ async fn accept(admin: Arc<Admin>, listener: Incoming, spare: SpareDescriptors) 
     let clients = ControlConnections::new(limits, ADMIN_ANSWER_BYTES, Arc::default(), Newcomers::Silent);
     let clients = Arc::new(clients);
     loop {
-        let Ok(socket) = listener.next().await else {
+        let next = match spare.is_complete() {
+            true => listener.next().await,
+            false => match tokio::time::timeout(SPARE_REFILL, listener.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    spare.refill();
+                    continue;
+                }
+            },
+        };
+        let Ok(socket) = next else {
             // Descriptors are used up. The connection that finds none waits in the backlog.
             if spare.give_one() {
                 continue;
@@ -159,7 +170,10 @@ struct Incoming(AsyncFd<std::net::TcpListener>);
 impl Incoming {
     /// `listener` must not block.
     fn new(listener: std::net::TcpListener) -> io::Result<Incoming> {
-        AsyncFd::with_interest(listener, Interest::READABLE).map(Incoming)
+        // SAFETY: the listener has one descriptor from its beginning to its end, and nothing here takes the listener
+        // out or closes its descriptor.
+        let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+        Ok(Incoming(listener?))
     }
 
     /// The next connection.
@@ -197,6 +211,7 @@ fn is_readable(listener: &std::net::TcpListener) -> bool {
 fn close(socket: TcpStream, spare: &SpareDescriptors) {
     if let Ok(socket) = socket.into_std() {
         spare.take_back(socket.into());
+        spare.refill();
     }
 }
 

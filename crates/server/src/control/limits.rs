@@ -41,6 +41,9 @@ pub(super) const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// How long the admin listener takes no connections after the system has refused one.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// After so much time without a connection the admin listener looks for spare descriptors that are missing.
+pub(super) const SPARE_REFILL: Duration = Duration::from_secs(1);
+
 /// Between two tries to open the admin listener at an address that is in use.
 pub(super) const ADMIN_OPEN_PAUSE: Duration = Duration::from_secs(1);
 

@@ -2,7 +2,6 @@
 //! is when its figures are needed.
 
 use std::fs::File;
-use std::iter;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,9 +29,26 @@ impl SpareDescriptors {
     pub(crate) fn hold(limit: u64) -> SpareDescriptors {
         let most = MOST.min(limit / PART) as usize;
         let source = File::open("/dev/null").ok().filter(|_| most > 0).map(Arc::new);
-        let copies = source.iter().flat_map(|source| iter::repeat_with(|| source.try_clone()));
-        let held = copies.take(most).map_while(Result::ok).map(OwnedFd::from).collect();
-        SpareDescriptors { held: Arc::new(Mutex::new(held)), most, source }
+        let spare = SpareDescriptors { held: Arc::default(), most, source };
+        spare.refill();
+        spare
+    }
+
+    /// Whether as many are held as are to be.
+    pub(super) fn is_complete(&self) -> bool {
+        self.lock().len() >= self.most || self.source.is_none()
+    }
+
+    /// Takes those that are missing, as far as the process has descriptors. Another thread may have taken the
+    /// number of one that was given.
+    pub(super) fn refill(&self) {
+        let Some(source) = &self.source else { return };
+        let mut held = self.lock();
+        while held.len() < self.most
+            && let Ok(copy) = source.try_clone()
+        {
+            held.push(copy.into());
+        }
     }
 
     /// Frees one, for what is opened next. False: there is none.
@@ -95,6 +111,9 @@ mod tests {
             assert!(spare.give_one());
         }
         assert!(!spare.give_one(), "there is no other");
+        assert!(!spare.is_complete());
+        spare.refill();
+        assert_eq!((count(), spare.is_complete()), (MOST as usize, true));
     }
 
     #[test]

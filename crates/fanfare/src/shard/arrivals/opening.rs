@@ -40,6 +40,11 @@ fn price(subscribe: &Subscribe, start: Option<Start>) -> usize {
 }
 
 impl<I: Io> Shard<I> {
+    /// Takes the price of an opening away from the budget of this tick.
+    pub(super) fn charge_opening(&mut self, subscribe: &Subscribe, start: Option<Start>) {
+        self.topics_left = self.topics_left.saturating_sub(price(subscribe, start));
+    }
+
     /// Begins a stream on a socket that is not watched. It starts there, and may read this of older history,
     /// where that is not everything.
     pub(super) fn subscribe(
@@ -50,7 +55,7 @@ impl<I: Io> Shard<I> {
         (start, retained): (Option<Start>, Option<Arc<dyn Retained>>),
         now: Duration,
     ) -> Result<(), Reply> {
-        self.topics_left = self.topics_left.saturating_sub(price(subscribe, start));
+        self.charge_opening(subscribe, start);
         let is_operator = subscribe.is_operator;
         if let Some(bound) = subscribe.refused_by {
             return Err(self.no_room(subscribe, encoding, NoRoom::Client(bound)));

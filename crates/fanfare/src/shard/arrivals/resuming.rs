@@ -127,20 +127,26 @@ impl<I: Io> Shard<I> {
             }
             let Resuming { awaits, socket, subscribe, encoding, .. } = resuming;
             let of_store = self.forget_start(awaits);
-            let start_of_store = of_store.as_ref().map(|of_store| of_store.start);
-            let start = match awaits {
-                Awaits::Start(_) if of_store.is_none() => {
+            let start = match (awaits, &of_store) {
+                (Awaits::Number(_), _) => self.start_of(&subscribe, encoding),
+                (Awaits::Start(_), None) => {
                     self.counts.turned_away += 1;
                     self.closing.push((socket, None));
                     continue;
                 }
+                // The store cannot be read: the subscriber gets what is in memory, and learns of a gap.
+                (Awaits::Start(_), Some(StoreStart { start: None, .. })) => self
+                    .start_of(&subscribe, encoding)
+                    .map(|start| match SharedLog::lacks_what_follows(start) {
+                        true => Start::Gap { cursor: start.cursor(), from: start.from() },
+                        false => start,
+                    }),
                 // The event with its id may have come from the shared log while the store was asked.
-                Awaits::Start(_) if matches!(of_store, Some(StoreStart { start: Start::Gap { .. }, .. })) => {
+                (Awaits::Start(_), Some(StoreStart { start: Some(gap @ Start::Gap { .. }), .. })) => {
                     let known = self.start_of(&subscribe, encoding);
-                    known.filter(|start| !SharedLog::lacks_what_follows(*start)).or(start_of_store)
+                    known.filter(|start| !SharedLog::lacks_what_follows(*start)).or(Some(*gap))
                 }
-                Awaits::Start(_) => start_of_store,
-                Awaits::Number(_) => self.start_of(&subscribe, encoding),
+                (Awaits::Start(_), Some(of_store)) => of_store.start,
             };
             // Its number has come, and memory has lost what came behind it meanwhile.
             if let (Awaits::Number(_), true, Some(start)) = (awaits, has_come, start)

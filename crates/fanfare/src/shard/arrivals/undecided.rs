@@ -29,6 +29,8 @@ pub(in crate::shard) struct UndecidedTable {
 
 struct Undecided {
     socket: Socket,
+    /// It is decided, and waits for its turn.
+    is_decided: bool,
     asked: Asked,
     /// The request as it was received, where it may be handed over; else nothing.
     received: Arc<[u8]>,
@@ -100,6 +102,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         let (key, wanted) = (undecided.requests.next_key(), Arc::new(()));
+        let is_decided = matches!(decider, Decider::Turn(_));
         let address = UndecidedAddress {
             mailbox: Arc::clone(&self.links.mailbox),
             key,
@@ -134,7 +137,12 @@ impl<I: Io> Shard<I> {
         }
         let received = if self.links.hand_over.is_some() { received } else { Arc::from([]) };
         let deadline = now.saturating_add(self.limits.decision_time);
-        undecided.requests.insert(key, Undecided { socket, asked, received, wanted }, 0, deadline);
+        undecided.requests.insert(
+            key,
+            Undecided { socket, is_decided, asked, received, wanted },
+            0,
+            deadline,
+        );
     }
 
     /// The decision about a request has come. Where the request does not wait any more, it is dropped.
@@ -185,15 +193,23 @@ impl<I: Io> Shard<I> {
         self.arrivals.undecided.give_back();
     }
 
-    /// Answers requests whose decision did not come in time.
+    /// Answers requests whose decision, or turn, did not come in time.
     pub(in crate::shard) fn expire_undecided(&mut self, now: Duration) {
         for _ in 0..EXPIRIES {
             let Some(key) = self.arrivals.undecided.requests.take_due(0, now) else { break };
-            if let Some(Undecided { socket, wanted, .. }) = self.arrivals.undecided.requests.remove(key) {
+            if let Some(request) = self.arrivals.undecided.requests.remove(key) {
+                let Undecided { socket, is_decided, wanted, .. } = request;
                 drop(wanted);
                 self.counts.decisions_timed_out += 1;
-                let detail = "the decision about this request did not come in time";
-                let late = Refusal::of(ProblemKind::DecisionLate, detail);
+                let late = match is_decided {
+                    true => {
+                        Refusal::of(ProblemKind::ServerBusy, "too many streams begin; try again in a moment")
+                    }
+                    false => {
+                        let detail = "the decision about this request did not come in time";
+                        Refusal::of(ProblemKind::DecisionLate, detail)
+                    }
+                };
                 self.reply(socket, Reply::Refuse(late.own_header("Retry-After", "1")), now);
             }
         }
