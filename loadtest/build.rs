@@ -1,6 +1,7 @@
-//! Tells the program the commit that it is built from, for its reports. The same sources at the same commit give
-//! the same program. Outside of a clone of the repository the commit is unknown, unless FANFARE_LOAD_COMMIT
-//! says it. It tells the versions of the libraries that the baselines are made of, too, from Cargo.lock.
+//! Tells the program the commit that it is built from, for its reports. The same sources at the same commit
+//! give the same program. Outside of a clone of the repository the commit is unknown, unless
+//! FANFARE_LOAD_COMMIT says it. It tells the versions of the libraries that the baselines are made of, too,
+//! from Cargo.lock.
 
 use std::process::Command;
 

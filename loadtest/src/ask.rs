@@ -118,8 +118,8 @@ fn ask_on(address: SocketAddr, request: &[u8], stop: &AtomicBool) -> Tally {
     tally
 }
 
-/// One question and its whole answer: the status. An answer without an end, such as an event stream, is given up
-/// after [`PATIENCE`].
+/// One question and its whole answer: the status. An answer without an end, such as an event stream, is given
+/// up after [`PATIENCE`].
 fn ask(
     connection: &mut Option<TcpStream>,
     address: SocketAddr,

@@ -59,8 +59,8 @@ pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The longest duration that an option may have. A time of this clock is far enough from its end that adding several
-/// of them does not overflow.
+/// The longest duration that an option may have. A time of this clock is far enough from its end that adding
+/// several of them does not overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// Parses `250ms`, `10s`, `2m`, `1h`, or a bare number of seconds.

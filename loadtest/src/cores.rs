@@ -1,5 +1,5 @@
-//! What the kernel says about the machine's cores: time that they worked, that the hypervisor took, and time of
-//! `ksoftirqd`.
+//! What the kernel says about the machine's cores: time that they worked, that the hypervisor took, and time
+//! of `ksoftirqd`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,8 +46,8 @@ impl Cores {
         (all > 0).then(|| stolen as f64 / all as f64)
     }
 
-    /// Nanoseconds that some cores (none: all) worked since an earlier reading, for whatever programs and for the
-    /// kernel. The kernel counts in hundredths of a second.
+    /// Nanoseconds that some cores (none: all) worked since an earlier reading, for whatever programs and for
+    /// the kernel. The kernel counts in hundredths of a second.
     pub(crate) fn busy_since(&self, earlier: &Cores, cores: &[usize]) -> Option<f64> {
         let Ticks { stolen, idle, all } = self.ticks_since(earlier, cores)?;
         (all > 0).then(|| all.saturating_sub(idle + stolen) as f64 / TICKS_A_SECOND * 1e9)

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A run that could not start, or that is not valid. The text is for a person, one line for each reason, and says
-/// what to do where that is known.
+/// A run that could not start, or that is not valid. The text is for a person, one line for each reason, and
+/// says what to do where that is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     text: String,

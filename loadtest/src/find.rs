@@ -1,5 +1,5 @@
-//! The search for what a server holds: a scenario again and again, with more streams or a higher rate, until a
-//! threshold fails.
+//! The search for what a server holds: a scenario again and again, with more streams or a higher rate, until
+//! a threshold fails.
 
 mod search;
 mod why;
@@ -327,8 +327,8 @@ fn nothing_opened(step: &Step) -> Failure {
     ))
 }
 
-/// A limit of this machine may show only when so much is asked for. Everything else is no limit: the server, or what
-/// it is reached by, is not there any more.
+/// A limit of this machine may show only when so much is asked for. Everything else is no limit: the server,
+/// or what it is reached by, is not there any more.
 fn could_not_start(value: f64, failure: &Failure) -> Step {
     let limits = if failure.is_limit() { vec!["the client's machine".to_owned()] } else { Vec::new() };
     Step {

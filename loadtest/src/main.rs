@@ -83,8 +83,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints to standard output. A reader that has gone, such as `head`, must not end the run before its files are
-/// written.
+/// Prints to standard output. A reader that has gone, such as `head`, must not end the run before its files
+/// are written.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -1,5 +1,5 @@
-//! What is seen of a run while it lasts: a sample each second, for the time series, the histogram log, the metrics
-//! endpoint and the line on the terminal.
+//! What is seen of a run while it lasts: a sample each second, for the time series, the histogram log, the
+//! metrics endpoint and the line on the terminal.
 
 use std::io::IsTerminal;
 
@@ -11,8 +11,8 @@ use crate::exporter::Exporter;
 use crate::failure::Outcome;
 use crate::report::{Earlier, HistogramLog, SecondOfRun, SoFar, round, units};
 
-/// What a run is given beside its settings: the earlier result that it is compared with, and what shows it while
-/// it lasts.
+/// What a run is given beside its settings: the earlier result that it is compared with, and what shows it
+/// while it lasts.
 #[derive(Default)]
 pub(crate) struct Wants {
     pub(crate) earlier: Option<Earlier>,
@@ -24,8 +24,8 @@ pub(crate) struct Wants {
     pub(crate) shows_line: bool,
 }
 
-/// A run that is seen while it lasts. Order of calls: [`Monitor::begin`]; [`Monitor::sample`] where one is due, and
-/// [`Monitor::answered`] when what it asks for has come; [`Monitor::end`]; [`Monitor::complete`].
+/// A run that is seen while it lasts. Order of calls: [`Monitor::begin`]; [`Monitor::sample`] where one is
+/// due, and [`Monitor::answered`] when what it asks for has come; [`Monitor::end`]; [`Monitor::complete`].
 #[derive(Default)]
 pub(crate) struct Monitor {
     pub(crate) wants: Wants,
@@ -157,16 +157,16 @@ impl Monitor {
         }
     }
 
-    /// The run is over: what came after the last sample is an interval of its own, so that all of them together are
-    /// the report's latencies.
+    /// The run is over: what came after the last sample is an interval of its own, so that all of them
+    /// together are the report's latencies.
     pub(crate) fn end(&mut self, all: &Timings) -> Outcome<()> {
         let interval = self.interval(all.clone());
         self.log_interval(clock::now(), &interval)?;
         self.wants.log.take().map_or(Ok(()), HistogramLog::finish)
     }
 
-    /// Adds what the samples have to the seconds of a run that ended at a time, with so many events published and so
-    /// many streams open. The last second is the one that was not over.
+    /// Adds what the samples have to the seconds of a run that ended at a time, with so many events published
+    /// and so many streams open. The last second is the one that was not over.
     pub(crate) fn complete(
         &self,
         seconds: &mut Vec<SecondOfRun>,

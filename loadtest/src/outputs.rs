@@ -13,7 +13,8 @@ use crate::monitor::{Monitor, Wants};
 use crate::report::{Earlier, HistogramLog, Report, csv, junit, junit_before, run_page};
 use crate::scenario::{Load, OUTPUT};
 
-/// Where the figures of one run go. They are beside the settings, because they do not change what is measured.
+/// Where the figures of one run go. They are beside the settings, because they do not change what is
+/// measured.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = OUTPUT)]
 pub(crate) struct Outputs {
@@ -88,8 +89,8 @@ impl Outputs {
         Ok(())
     }
 
-    /// Writes the files of a run that is over. One that cannot be written does not keep the others from it; all
-    /// reasons are returned.
+    /// Writes the files of a run that is over. One that cannot be written does not keep the others from it;
+    /// all reasons are returned.
     pub(crate) fn write(&self, report: &Report) -> Vec<Failure> {
         let mut failures = Vec::new();
         for (path, text) in
@@ -103,8 +104,8 @@ impl Outputs {
     }
 }
 
-/// Fails where a file cannot be written, before the run whose result it is to have. What it holds is left alone, since
-/// it may be the earlier result of `--against`.
+/// Fails where a file cannot be written, before the run whose result it is to have. What it holds is left
+/// alone, since it may be the earlier result of `--against`.
 pub(crate) fn check_writable(path: Option<&Path>) -> Outcome<()> {
     let Some(path) = path else { return Ok(()) };
     let failed = |error| Failure::new(format!("{}: {error}", path.display()));

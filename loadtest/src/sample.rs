@@ -33,9 +33,9 @@ impl Cpu {
         self.ran.iter().map(|(pid, ran)| ran.saturating_sub(before(pid))).sum()
     }
 
-    /// Since an earlier sample: the nanoseconds that the thread with the longest wait was ready to run and had
-    /// no core, and how often all threads together got one. Threads that came and went between the two are
-    /// not known.
+    /// Since an earlier sample: the nanoseconds that the thread with the longest wait was ready to run and
+    /// had no core, and how often all threads together got one. Threads that came and went between the two
+    /// are not known.
     pub(crate) fn waits_since(&self, earlier: &Cpu) -> (u64, u64) {
         let before = |thread: &i32| earlier.waited.get(thread).copied().unwrap_or((0, 0));
         self.waited.iter().fold((0, 0), |(longest, all), (thread, &(waited, switches))| {
@@ -236,9 +236,9 @@ mod tests {
         assert!(Server::new(u32::MAX - 5).unwrap_err().to_string().contains("--server-pid"));
     }
 
-    /// Only threads that were alive at the second sample counted exactly. What short-lived ones used was known
-    /// in steps of 10 ms, of which two were taken off: workers that the kernel starts for a ring and ends
-    /// again were free.
+    /// Only threads that were alive at the second sample counted exactly. What short-lived ones used was
+    /// known in steps of 10 ms, of which two were taken off: workers that the kernel starts for a ring and
+    /// ends again were free.
     #[test]
     fn threads_that_came_and_went_between_two_samples_count() {
         let server = Server::new(std::process::id()).unwrap();

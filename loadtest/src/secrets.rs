@@ -48,8 +48,8 @@ pub(crate) fn url(url: &str) -> String {
     format!("{scheme}://{authority}{path}?{}", query.join("&"))
 }
 
-/// A body, without the values of fields that hold a secret: those of JSON (`"name": "value"`), wherever they are,
-/// and those of a form (`name=value&`).
+/// A body, without the values of fields that hold a secret: those of JSON (`"name": "value"`), wherever they
+/// are, and those of a form (`name=value&`).
 pub(crate) fn body(body: &str) -> String {
     if !body.contains('"') {
         let field = |field: &str| match field.split_once('=') {

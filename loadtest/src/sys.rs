@@ -240,8 +240,8 @@ impl Waker {
 
 /// Tells tokio, in whose runtime this is called, to say when a descriptor is readable.
 pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is owned by what is returned, and nothing closes it or puts another one in its place
-    // before that is dropped.
+    // SAFETY: the descriptor is owned by what is returned, and nothing closes it or puts another one in its
+    // place before that is dropped.
     unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
 }
 

@@ -56,8 +56,9 @@ impl Url {
         tls::server_name(host.trim_matches(['[', ']'])).map(Some)
     }
 
-    /// Looks the host up. Of several addresses it takes the first one at which somebody listens, and the first one
-    /// of all where nobody does: `localhost` is ::1 and 127.0.0.1, and most servers listen at one of them.
+    /// Looks the host up. Of several addresses it takes the first one at which somebody listens, and the
+    /// first one of all where nobody does: `localhost` is ::1 and 127.0.0.1, and most servers listen at one
+    /// of them.
     pub(crate) fn resolve(&self) -> Outcome<SocketAddr> {
         let port = if self.is_secure { 443 } else { 80 };
         let name =
@@ -80,12 +81,12 @@ fn one_of(addresses: &[SocketAddr]) -> Option<SocketAddr> {
     Some(connected.and_then(|socket| socket.peer_addr()).unwrap_or(first))
 }
 
-/// Connects to the first of several addresses at which a connection is taken. `localhost`, for instance, is both
-/// `[::1]` and 127.0.0.1, and most servers listen at one of them.
+/// Connects to the first of several addresses at which a connection is taken. `localhost`, for instance, is
+/// both `[::1]` and 127.0.0.1, and most servers listen at one of them.
 ///
 /// # Errors
-/// There is no address, or a connection is taken at none of them within the time for each. The error is that of the
-/// last address.
+/// There is no address, or a connection is taken at none of them within the time for each. The error is that
+/// of the last address.
 pub(crate) fn connect_to_one_of(
     addresses: impl IntoIterator<Item = SocketAddr>,
     time_for_each: Duration,
@@ -100,10 +101,10 @@ pub(crate) fn connect_to_one_of(
     result
 }
 
-/// A request with placeholders in it: `{topic}`, `{topics:SEPARATOR}`, `{seq}`, `{data}`, and for subscriptions
-/// `{subscriber}`, `{value}` and `{last_event_id}`. `{data:json}` and `{last_event_id:json}` are escaped for a string in
-/// JSON, `{data:url}` and `{last_event_id:url}` for a form or a URL. Other braces are plain text, so JSON needs no
-/// escaping.
+/// A request with placeholders in it: `{topic}`, `{topics:SEPARATOR}`, `{seq}`, `{data}`, and for
+/// subscriptions `{subscriber}`, `{value}` and `{last_event_id}`. `{data:json}` and `{last_event_id:json}`
+/// are escaped for a string in JSON, `{data:url}` and `{last_event_id:url}` for a form or a URL. Other braces
+/// are plain text, so JSON needs no escaping.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Template {
     pub(crate) method: String,
@@ -259,8 +260,8 @@ impl Template {
         self.url.contains(text) || others.into_iter().any(|part| part.contains(text))
     }
 
-    /// Appends the whole request, to `url` where one is given in place of its own. A last event id is sent as a
-    /// header.
+    /// Appends the whole request, to `url` where one is given in place of its own. A last event id is sent as
+    /// a header.
     pub(crate) fn request(&self, url: Option<&str>, values: Values<'_>, into: &mut Vec<u8>) -> Outcome<()> {
         let url = Url::parse(&fill(url.unwrap_or(&self.url), values))?;
         let text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, url.path, url.authority);

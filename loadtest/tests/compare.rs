@@ -265,7 +265,8 @@ fn who_has_one_channel_is_left_out_where_topics_matter() {
     }
 }
 
-/// A table of 100 descriptors is full after some 90 streams: `axum-sse` has one table, `threads` takes another.
+/// A table of 100 descriptors is full after some 90 streams: `axum-sse` has one table, `threads` takes
+/// another.
 #[test]
 fn a_server_is_filled_until_it_refuses_and_the_limit_is_named() {
     let filled = |arguments: &str| {

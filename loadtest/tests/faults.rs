@@ -222,7 +222,8 @@ fn a_newcomer_that_got_nothing_is_judged_when_it_leaves() {
     assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
 }
 
-/// All subscribers came back, were answered, and got nothing any more; without resume nothing counted as lost.
+/// All subscribers came back, were answered, and got nothing any more; without resume nothing counted as
+/// lost.
 #[test]
 fn dead_streams_after_a_storm_without_resume_have_lost_what_came_after_it() {
     // 14 events at once, 14 while all are away, and eight at seven seconds.

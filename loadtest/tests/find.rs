@@ -77,8 +77,8 @@ fn a_server_that_is_not_there_is_no_step() {
     assert_eq!((verdict.code, verdict.json.is_null()), (2, true), "{}", verdict.complaint);
 }
 
-/// The result was written at the end only, and a step whose server had gone was a limit of the client's machine: the
-/// answer was that the server holds at least as much as before it died.
+/// The result was written at the end only, and a step whose server had gone was a limit of the client's
+/// machine: the answer was that the server holds at least as much as before it died.
 #[test]
 fn a_server_that_is_gone_ends_the_search_and_what_was_found_is_written() {
     let fake = Fake::start(Behaviour::default());

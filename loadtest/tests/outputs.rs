@@ -1,5 +1,5 @@
-//! What a run is used for: thresholds, files for other programs, metrics while it lasts, and the comparison with
-//! an earlier run.
+//! What a run is used for: thresholds, files for other programs, metrics while it lasts, and the comparison
+//! with an earlier run.
 
 #![allow(clippy::unwrap_used, reason = "what cannot be read is a failed test")]
 

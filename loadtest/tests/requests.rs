@@ -96,7 +96,8 @@ fn popular_topics_have_many_streams() {
     assert!(of("/load-0 ") > 10 && of("/load-0 ") > of("/load-5 "), "{} {}", of("/load-0 "), of("/load-5 "));
 }
 
-/// A server with TLS that closes a connection after a while without requests ended the run with "did it die?".
+/// A server with TLS that closes a connection after a while without requests ended the run with "did it
+/// die?".
 #[test]
 fn a_publishers_connection_with_tls_that_was_closed_meanwhile_is_opened_again() {
     let fake = Fake::start(Behaviour { impatient: true, ..Behaviour::default() });

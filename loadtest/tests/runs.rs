@@ -40,7 +40,8 @@ fn a_publishers_connection_that_was_closed_meanwhile_is_opened_again() {
     assert_eq!(verdict.count("deliveries"), 5 * 6);
 }
 
-/// The thread that conducts the run, and looks at it every millisecond, ran on any core: on the server's, too.
+/// The thread that conducts the run, and looks at it every millisecond, ran on any core: on the server's,
+/// too.
 #[test]
 fn the_conductor_keeps_to_the_clients_cores() {
     let fake = honest();

@@ -113,8 +113,8 @@ fn a_refused_publish_is_told_with_what_was_asked() {
     }
 }
 
-/// Reports named 127.0.0.1:8844 whatever was asked, and where only the subscription was given it was published
-/// there.
+/// Reports named 127.0.0.1:8844 whatever was asked, and where only the subscription was given it was
+/// published there.
 #[test]
 fn a_report_names_what_was_asked_and_nothing_is_published_by_accident() {
     let verdict = judge("fanout -n 2 -d 1s --subscribe-url http://127.0.0.1:9/events");
@@ -296,7 +296,8 @@ fn a_stream_that_nobody_publishes_to_is_listened_to() {
     assert!(verdict.complaint.contains("2 streams were cut in the middle"), "{}", verdict.complaint);
 }
 
-/// Events of another load test had neither a time nor an id, and data in which `~fl` happened to stand was damaged.
+/// Events of another load test had neither a time nor an id, and data in which `~fl` happened to stand was
+/// damaged.
 #[test]
 fn events_that_look_like_those_of_a_load_test_are_listened_to_like_others() {
     let tick = Duration::from_millis(50);
@@ -430,8 +431,8 @@ fn streams_that_end_at_once_do_not_hold_the_begin_of_a_run() {
     assert!(verdict.count("streams_ended") >= 5, "{}", verdict.json);
 }
 
-/// A stream that was refused and opened a moment later was counted twice: as failed, and as open. So the opening was
-/// over before the others were open, and what was published until then was lost for them.
+/// A stream that was refused and opened a moment later was counted twice: as failed, and as open. So the
+/// opening was over before the others were open, and what was published until then was lost for them.
 #[test]
 fn streams_that_are_opened_at_a_later_attempt_are_counted_once() {
     let fake = Fake::start(Behaviour { refuses_first: 3, ..Behaviour::default() });

@@ -1,8 +1,8 @@
-//! What presence costs a storm of connects, measured from outside: the server's binary on one core, the client on another
-//! one.
+//! What presence costs a storm of connects, measured from outside: the server's binary on one core, the
+//! client on another one.
 //!
-//! Servers with and without presence take turns, round by round. Bounded: a round has a count of connects, and not more than
-//! [`TOGETHER`] connections are open at once.
+//! Servers with and without presence take turns, round by round. Bounded: a round has a count of connects,
+//! and not more than [`TOGETHER`] connections are open at once.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,7 @@
-//! What the load test compares with axum's own `Sse`: the same handler as that of its baseline `axum-sse`, which
-//! returns a subscription. `cargo run --release -p fanfare-axum --example load_server -- 127.0.0.1:3000`
+//! What the load test compares with axum's own `Sse`: the same handler as that of its baseline `axum-sse`,
+//! which returns a subscription.
+//!
+//!     cargo run --release -p fanfare-axum --example load_server -- 127.0.0.1:3000
 //!
 //! With `front` behind the address the engine has the port and takes `/events?topic=NAME` itself, and axum is
 //! behind it: the difference is what the way through axum costs.

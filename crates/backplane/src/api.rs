@@ -218,8 +218,8 @@ impl Api {
         Ok(value["state"]["subjects"][subject].as_u64().unwrap_or_default())
     }
 
-    /// How many messages of a subject have this number or a higher one. A consumer is made for it that delivers
-    /// nothing.
+    /// How many messages of a subject have this number or a higher one. A consumer is made for it that
+    /// delivers nothing.
     pub(crate) async fn messages_from(
         &self,
         from: u64,

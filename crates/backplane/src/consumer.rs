@@ -215,8 +215,8 @@ impl Reading {
 }
 
 impl Drop for Consumer {
-    /// The server would keep it for [`INACTIVE`], and has a bound for the consumers of a stream: subscribers who
-    /// make a node search would use it up.
+    /// The server would keep it for [`INACTIVE`], and has a bound for the consumers of a stream: subscribers
+    /// who make a node search would use it up.
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if self.name.is_empty() || self.api.link().generation() != Some(self.generation) {

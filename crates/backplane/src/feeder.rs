@@ -392,8 +392,8 @@ mod tests {
     use super::*;
     use crate::{NatsBackplane, NatsOptions};
 
-    /// The thread that feeds the engine, or its task, ended over a panic, and the server delivered nothing any
-    /// more and said that it was ready.
+    /// The thread that feeds the engine, or its task, ended over a panic, and the server delivered nothing
+    /// any more and said that it was ready.
     #[test]
     fn a_feed_that_ends_by_itself_breaks_off() {
         let server = NatsServer::start(&nats::NatsOptions::default()).unwrap();

@@ -42,9 +42,9 @@ type Handler = dyn Fn(&str, &[u8]) -> Vec<u8> + Send + Sync;
 /// The other nodes.
 pub(crate) struct Nodes {
     link: Arc<Link>,
-    /// The name of this node. Each start has another one. Behind the last `-` is the time of the start, so that
-    /// the order of these ends is that of age, as far as the clocks of the machines agree, and then a random
-    /// number.
+    /// The name of this node. Each start has another one. Behind the last `-` is the time of the start, so
+    /// that the order of these ends is that of age, as far as the clocks of the machines agree, and then a
+    /// random number.
     name: String,
     subject: String,
     seen: Mutex<BTreeMap<String, Instant>>,

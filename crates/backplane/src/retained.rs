@@ -3,13 +3,13 @@
 //! The stream keeps events of all topics by its own bounds. A topic may keep less, and then a subscriber that
 //! begins is given no more than that. So it finds the same on all nodes, however much of it each of them has
 //! in memory. It is decided at the moment at which the subscriber begins. What expires later is still in the
-//! stream, so a subscriber that reads slowly loses nothing by it, and neither does one that was there when the
-//! events came.
+//! stream, so a subscriber that reads slowly loses nothing by it, and neither does one that was there when
+//! the events came.
 //!
 //! For each topic there is a number up to which its events are expired. By age this is asked of the times of
-//! messages, and by count of the number of messages of its subject. An event of several topics does not count,
-//! because its subject says nothing of its topics, and a message that is no event does. Bytes are not counted:
-//! the stream does not tell how many a subject has.
+//! messages, and by count of the number of messages of its subject. An event of several topics does not
+//! count, because its subject says nothing of its topics, and a message that is no event does. Bytes are not
+//! counted: the stream does not tell how many a subject has.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -154,8 +154,9 @@ impl AtStart {
         Ok(gone)
     }
 
-    /// Looks for events of these topics under a subject, behind `after` and up to the number `up_to`. Where no
-    /// public one is among the first messages, the others are not looked at, and one of them counts as public.
+    /// Looks for events of these topics under a subject, behind `after` and up to the number `up_to`. Where
+    /// no public one is among the first messages, the others are not looked at, and one of them counts as
+    /// public.
     async fn find_messages(
         &self,
         subject: &str,
@@ -328,8 +329,8 @@ impl AtStart {
         if of_low <= events {
             return Ok(low);
         }
-        // Behind `low` there are too many, and behind `high` there are not. The messages of a topic are spread
-        // more or less evenly, so the place is computed; every second time the middle is taken.
+        // Behind `low` there are too many, and behind `high` there are not. The messages of a topic are
+        // spread more or less evenly, so the place is computed; every second time the middle is taken.
         let mut by_half = false;
         while high - low > 1 && of_high < events {
             let share = if by_half { 0.5 } else { (of_low - events) as f64 / (of_low - of_high) as f64 };

@@ -56,8 +56,8 @@ pub(crate) struct Submitter {
     queue: mpsc::UnboundedReceiver<Queued>,
     /// What the subjects for acknowledgements begin with.
     inbox: String,
-    /// The key of the ids that this node gives to messages. Other programs see these ids, and must not know the
-    /// next ones: a message with the same id would take the place of an event in silence.
+    /// The key of the ids that this node gives to messages. Other programs see these ids, and must not know
+    /// the next ones: a message with the same id would take the place of an event in silence.
     ids: RandomState,
     waiting: VecDeque<(Queued, Instant)>,
     batches: HashMap<u64, Batch>,
@@ -236,8 +236,8 @@ impl Submitter {
         }
     }
 
-    /// The event as a message. `flight`: the number of its flight and of its try, of which its generated id is
-    /// made.
+    /// The event as a message. `flight`: the number of its flight and of its try, of which its generated id
+    /// is made.
     fn outgoing(&self, event: &Event, flight: (u64, u64), is_qualified: bool) -> Outgoing {
         let generated;
         let id = match (event.id(), is_qualified) {

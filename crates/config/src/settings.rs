@@ -132,9 +132,9 @@ settings! {
         ])).default("auto");
         /// Send buffer of each subscriber's socket.
         send_buffer: Option<usize> = optional(size(), "kernel", "the kernel's");
-        /// Time after which the kernel asks a peer that was silent whether it is still there; three times, ten
-        /// seconds apart. Heartbeats do the same where they are more frequent. Where a server has millions of
-        /// streams and heartbeats are seldom, these questions are most of what it does.
+        /// Time after which the kernel asks a peer that was silent whether it is still there; three times,
+        /// ten seconds apart. Heartbeats do the same where they are more frequent. Where a server has
+        /// millions of streams and heartbeats are seldom, these questions are most of what it does.
         keepalive: Duration = one(time(Duration::from_secs(1)..=Duration::from_secs(9 * 3600))).default("1m");
         /// Time over which streams are ended when the server is told to stop.
         drain: Duration = one(any_time()).default("5s").reloadable();

@@ -150,7 +150,8 @@ counts! {
     /// Bytes of these events, as one subscriber gets them: in the sum only.
     published_bytes,
     /// Members of topics that left before [`crate::Builder::presence_linger`] was over, because of
-    /// [`crate::Limits::members_lingering`]: in the sum of [`crate::Hub::counts`] only, since members belong to the process.
+    /// [`crate::Limits::members_lingering`]: in the sum of [`crate::Hub::counts`] only, since members belong
+    /// to the process.
     members_left_early,
     /// Announcements of members that were not made, because of [`crate::Limits::announcements`], or because a
     /// name is longer than the data of an event may be: in the sum only.

@@ -1,5 +1,6 @@
-//! An engine and its builder. [`start`] makes an engine of a builder, [`limits`] has the builder's methods for single
-//! bounds, and [`plan`] begins a shard's thread. [`store_threads`] has the threads of a durable store.
+//! An engine and its builder. [`start`] makes an engine of a builder, [`limits`] has the builder's methods
+//! for single bounds, and [`plan`] begins a shard's thread. [`store_threads`] has the threads of a durable
+//! store.
 
 mod limits;
 mod plan;
@@ -196,8 +197,8 @@ impl Builder {
         self
     }
 
-    /// Options of every subscriber's socket. [`Builder::send_buffer`] and [`Builder::keepalive`] set one of them
-    /// each, before this or after it.
+    /// Options of every subscriber's socket. [`Builder::send_buffer`] and [`Builder::keepalive`] set one of
+    /// them each, before this or after it.
     pub fn socket_options(mut self, options: SocketOptions) -> Builder {
         self.socket_options = options;
         self
@@ -319,8 +320,9 @@ impl Builder {
         self
     }
 
-    /// How long a member of a topic ([`Subscribe::with_member`](crate::Subscribe::with_member)) stays one after its
-    /// last connection has ended. The default is five seconds: a page that is loaded anew neither leaves nor joins.
+    /// How long a member of a topic ([`Subscribe::with_member`](crate::Subscribe::with_member)) stays one
+    /// after its last connection has ended. The default is five seconds: a page that is loaded anew neither
+    /// leaves nor joins.
     pub fn presence_linger(mut self, linger: Duration) -> Builder {
         self.presence_linger = linger;
         self

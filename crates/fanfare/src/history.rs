@@ -45,7 +45,8 @@ const PAGES: usize = 8;
 /// The smallest number of questions of one kind at which the unwanted ones are removed.
 const PURGE_FROM: usize = 4096;
 
-/// The smallest number of streams with bounds of their own at which those are looked for that need none any more.
+/// The smallest number of streams with bounds of their own at which those are looked for that need none any
+/// more.
 const LEAST_RETAINED: usize = 64;
 
 /// How long the thread rests where the log is on another machine and cannot be reached.
@@ -636,8 +637,8 @@ impl HistoryReader {
         let View { gone, expired, retained } = self.store.view(selectors.query(), number.unwrap_or(0))?;
         let (gone, mut expired) = (selectors.gone(gone), selectors.gone(expired));
         if id == EARLIEST {
-            // The subscriber asked for what is retained, so it has missed nothing yet. It is told of a gap only for
-            // events that are dropped while it reads.
+            // The subscriber asked for what is retained, so it has missed nothing yet. It is told of a gap
+            // only for events that are dropped while it reads.
             return Ok(StoreStart { start: Some(Start::At { cursor: gone, from: 0 }), retained });
         }
         if let (Some(seq), Some(retained), Query::All) = (number, &retained, selectors.query())

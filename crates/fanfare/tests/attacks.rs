@@ -73,6 +73,26 @@ fn a_stream_is_only_for_a_get() {
     }
 }
 
+/// A client that sent a large body with a request that is refused had its connection reset: one buffer of the
+/// body was read, and the rest stayed in the socket. A reset may take the answer away from the client.
+#[test]
+fn a_refused_request_with_a_large_body_ends_without_a_reset() {
+    for backend in [Backend::Epoll, Backend::IoUring] {
+        let limits = Limits::default().with_head_time(Duration::from_millis(200));
+        let builder = Engine::builder().backend(backend).limits(limits).admission(admit);
+        let (engine, hub, address) = start(builder);
+        let body = "x".repeat(200_000);
+        let head = "POST /?topic=a HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n";
+        let mut stream = send(address, &format!("{head}{body}"));
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer:?}");
+        wait_for_counts(&hub, |counts| counts.refused == 1 && counts.pending == 0);
+        assert!(stream.take_error().unwrap().is_none(), "it was reset");
+        engine.stop(Duration::ZERO).unwrap();
+    }
+}
+
 /// A server that adopted sockets with a list of topics from its client took any number of them.
 #[test]
 fn a_subscription_of_an_embedder_has_the_bound_of_topics() {

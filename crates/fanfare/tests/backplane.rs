@@ -315,8 +315,9 @@ fn a_subscriber_ahead_of_its_node_is_told_of_no_gap() {
     assert!(has_gap(&resume(&behind.hub(), "000000007-99999")));
 }
 
-/// The id of a publisher says no number, so the log is asked for it. The event came to the node meanwhile, and
-/// what the log did not find was taken for a gap: the log does not find ids of events with several topics.
+/// The id of a publisher says no number, so the log is asked for it. The event came to the node meanwhile,
+/// and what the log did not find was taken for a gap: the log does not find ids of events with several
+/// topics.
 #[test]
 fn a_subscriber_with_an_own_id_ahead_of_its_node_is_told_of_no_gap() {
     let log = SharedLog::new();

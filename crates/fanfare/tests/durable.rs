@@ -517,8 +517,8 @@ fn a_subscriber_that_waits_for_the_disk_is_not_taken_for_stalled() {
     assert_eq!(receive(&mut client, 299), expected("a", 1..300));
 }
 
-/// A store that cannot be read gives no history: a subscriber learns of a gap and gets what is in memory. It got
-/// only what came later.
+/// A store that cannot be read gives no history: a subscriber learns of a gap and gets what is in memory. It
+/// got only what came later.
 #[test]
 fn a_store_that_cannot_be_read_leaves_a_gap_and_no_silence() {
     let store = store();
@@ -539,8 +539,9 @@ fn a_store_that_cannot_be_read_leaves_a_gap_and_no_silence() {
     assert_eq!(client.next_wait(PATIENCE).unwrap().expect("the stream goes on").data(), "live");
 }
 
-/// A publisher gave an id to two events. Memory had the first of them through another topic, and the store was
-/// asked, which finds the second one. A subscriber that had the first one lost all between them without a word.
+/// A publisher gave an id to two events. Memory had the first of them through another topic, and the store
+/// was asked, which finds the second one. A subscriber that had the first one lost all between them without a
+/// word.
 #[test]
 fn of_two_events_with_an_id_the_subscriber_gets_what_follows_the_first() {
     let store = store();

@@ -145,9 +145,9 @@ pub trait Io {
     /// The kernel refused: its limit of watches or memory is reached.
     fn watch(&mut self, socket: Socket, token: Token) -> io::Result<()>;
 
-    /// Reports from now on that `socket` has something to receive, or that it has ended. The backend may leave out that
-    /// the socket can be written to, because nobody waits for that while a request is being received. Otherwise this is
-    /// like [`Io::watch`].
+    /// Reports from now on that `socket` has something to receive, or that it has ended. The backend may
+    /// leave out that the socket can be written to, because nobody waits for that while a request is being
+    /// received. Otherwise this is like [`Io::watch`].
     ///
     /// # Errors
     /// As [`Io::watch`].

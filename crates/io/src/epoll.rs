@@ -41,9 +41,9 @@ pub struct Epoll {
     /// Set by `AcceptFailed`, cleared by `resume_accept`.
     accept_paused: bool,
     open: OpenSockets,
-    /// A socket that the kernel still watches, although [`Io::unwatch`] was called for it. Most are watched again at
-    /// once under another token, when a request has become a subscriber: that is one system call in place of two. The
-    /// watch of any other one is taken back before the next wait, and before a close.
+    /// A socket that the kernel still watches, although [`Io::unwatch`] was called for it. Most are watched
+    /// again at once under another token, when a request has become a subscriber: that is one system call in
+    /// place of two. The watch of any other one is taken back before the next wait, and before a close.
     unwatched: Option<Socket>,
 }
 

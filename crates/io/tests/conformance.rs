@@ -735,8 +735,8 @@ fn a_released_socket_is_quiet_and_usable<I: Io>(_: &str, open: Open<I>) {
     assert_eq!(read_all(&mut peer), b"");
 }
 
-/// While a request is being received, its bytes and its end are reported under its token. Once the socket is watched as
-/// a stream, it is also reported that it can be written to.
+/// While a request is being received, its bytes and its end are reported under its token. Once the socket is
+/// watched as a stream, it is also reported that it can be written to.
 fn an_incoming_request_is_told_of_what_comes<I: Io>(_: &str, open: Open<I>) {
     let mut stage = Stage::new(open);
     let (mut peer, socket) = stage.connect();
@@ -755,8 +755,8 @@ fn an_incoming_request_is_told_of_what_comes<I: Io>(_: &str, open: Open<I>) {
     stage.io.close(&[(socket, Some(Token(3)))]);
 }
 
-/// A request becomes a subscriber, which is watched under another token. Only the new token is reported, also where
-/// another socket was released in between, and where bytes arrived in between.
+/// A request becomes a subscriber, which is watched under another token. Only the new token is reported, also
+/// where another socket was released in between, and where bytes arrived in between.
 fn a_socket_that_is_watched_again_has_its_new_name<I: Io>(_: &str, open: Open<I>) {
     let mut stage = Stage::new(open);
     let (mut first, one) = stage.watched(Token(1));

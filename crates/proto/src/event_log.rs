@@ -89,11 +89,11 @@ pub struct Read {
 /// Why a laggard was given nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
-    /// Some of the frames are gone that the subscriber does not know of: everything after this number is still
-    /// there.
+    /// Some of the frames are gone that the subscriber does not know of: everything after this number is
+    /// still there.
     Gone(u64),
-    /// They are being fetched. The owner of the log calls [`crate::delivery::Delivery::handle_fetched`] when they
-    /// are here. Until then the laggard has no turn, and it does not count as stalled.
+    /// They are being fetched. The owner of the log calls [`crate::delivery::Delivery::handle_fetched`] when
+    /// they are here. Until then the laggard has no turn, and it does not count as stalled.
     Later,
 }
 

@@ -230,13 +230,13 @@ pub struct Limits {
     pub pending: usize,
     /// A request head must be complete within this time, or it is answered 408 and closed.
     pub head_time: Duration,
-    /// Requests per shard whose admission has not decided yet, and requests that are decided and wait for their
-    /// turn, because the work of one tick for new streams is bounded: 503 for the next one. A request counts
-    /// until its decision and its turn come, until [`Limits::decision_time`] is over, or until the shard finds
-    /// that its client has left: the shard looks at a part of them every [`UNDECIDED_CHECK`].
+    /// Requests per shard whose admission has not decided yet, and requests that are decided and wait for
+    /// their turn, because the work of one tick for new streams is bounded: 503 for the next one. A request
+    /// counts until its decision and its turn come, until [`Limits::decision_time`] is over, or until the
+    /// shard finds that its client has left: the shard looks at a part of them every [`UNDECIDED_CHECK`].
     pub undecided: usize,
-    /// The admission must decide about a request within this time, and its turn must come, or it is answered 503
-    /// and closed.
+    /// The admission must decide about a request within this time, and its turn must come, or it is answered
+    /// 503 and closed.
     pub decision_time: Duration,
     /// Bytes and fields of a request head, at most 32 KiB: 431, or 414 for its first line.
     pub head: HeadLimits,
@@ -317,8 +317,8 @@ pub struct Limits {
     pub heartbeat_min: Duration,
     /// `:` and a line feed, or `:` and a blank line.
     pub heartbeat_form: HeartbeatForm,
-    /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`:
-    /// never. A slow subscriber's ends later, with the event that it is in the middle of.
+    /// Streams end between 80 and 100 % of this age, to two tenths of a second, so that load can move;
+    /// `None`: never. A slow subscriber's ends later, with the event that it is in the middle of.
     pub connection_age: Option<Duration>,
     /// The reconnection time told to subscribers. Each gets 100 to 150 % of it, so that clients which were
     /// cut together do not come back together.

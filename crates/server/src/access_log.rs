@@ -2,8 +2,8 @@
 //! begins and ends. Threads of its own write the lines, so that a reader of the log that is slow holds up no
 //! request.
 //!
-//! A line never has a query: tokens and signatures of URLs stand there. Clients decide how many lines there are
-//! and how long a path is, so both have bounds: otherwise one of them could fill the disk.
+//! A line never has a query: tokens and signatures of URLs stand there. Clients decide how many lines there
+//! are and how long a path is, so both have bounds: otherwise one of them could fill the disk.
 
 use std::fmt::Write as _;
 use std::io;
@@ -218,8 +218,8 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// The names of topics and patterns, each in quotation marks, because a name may have spaces in it. Names that
-/// are left out are `...`.
+/// The names of topics and patterns, each in quotation marks, because a name may have spaces in it. Names
+/// that are left out are `...`.
 fn quoted<'names>(names: impl Iterator<Item = &'names str>) -> String {
     let mut list = String::new();
     for (index, name) in names.enumerate() {

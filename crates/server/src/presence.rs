@@ -187,8 +187,8 @@ impl Presence {
         is_watched(hub, topic) || self.lock_others().is_watched(topic)
     }
 
-    /// Whether this server publishes the events. Of a cluster it is the server that was started first: a server
-    /// that is new does not know yet what all the others have.
+    /// Whether this server publishes the events. Of a cluster it is the server that was started first: a
+    /// server that is new does not know yet what all the others have.
     fn is_teller(&self) -> bool {
         let Some(peers) = &self.peers else { return true };
         let age = |name: &str| name.rsplit_once('-').map_or("", |(_, age)| age).to_owned();

@@ -502,8 +502,8 @@ on_both_backends! {
             for _ in 0..40 {
                 assert_eq!(watched.ask("/health/ready", &[]).status, 200, "{tables}");
             }
-            // The listener gave one of them away whenever it found no other connection, and each could be lost
-            // to the crowd.
+            // The listener gave one of them away whenever it found no other connection, and each could be
+            // lost to the crowd.
             eventually("all spare descriptors are back", || (spare() == all).then_some(()));
             // Silent ones take them all, and make room.
             let _silent: Vec<Connection> = (0..40).map(|_| Connection::open(watched.admin)).collect();
@@ -618,7 +618,8 @@ on_both_backends! {
         assert_eq!(bad.read_response().status, 400);
     }
 
-    /// Connections that never say anything, and such that only ask for heads of streams, kept every probe out.
+    /// Connections that never say anything, and such that only ask for heads of streams, kept every probe
+    /// out.
     fn silent_connections_make_room_for_a_probe(backend) {
         let watched = Watched::start(backend, &[]);
         let silent: Vec<_> = (0..80).map(|_| Connection::open(watched.admin)).collect();

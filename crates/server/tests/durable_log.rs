@@ -1,4 +1,5 @@
-//! A server with a durable log (`--data`): crashes, restarts, directories that cannot be used, and a full disk.
+//! A server with a durable log (`--data`): crashes, restarts, directories that cannot be used, and a full
+//! disk.
 
 mod support;
 

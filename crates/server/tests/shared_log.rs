@@ -109,7 +109,8 @@ on_both_backends! {
         assert_eq!(resume(&late, "a", "earliest").data(3), ["before", "behind", "after"]);
     }
 
-    /// Somebody changes the stream so that it drops events in silence: the servers say so for as long as it lasts.
+    /// Somebody changes the stream so that it drops events in silence: the servers say so for as long as it
+    /// lasts.
     fn a_server_is_not_ready_while_the_stream_cannot_be_used(backend) {
         let nats = Nats::start();
         let server = nats.node(backend, &[]);
@@ -121,8 +122,8 @@ on_both_backends! {
         expect_ready(&server, 200);
     }
 
-    /// Each subscriber with an unknown id made consumers that stayed for ten seconds, and NATS has a bound for them:
-    /// 64 such subscribers a second kept all servers from reading the stream anew.
+    /// Each subscriber with an unknown id made consumers that stayed for ten seconds, and NATS has a bound
+    /// for them: 64 such subscribers a second kept all servers from reading the stream anew.
     fn searches_for_ids_use_up_no_consumers(backend) {
         let nats = Nats::start();
         let server = nats.node(backend, &["--log-bytes", "1"]);
@@ -370,8 +371,8 @@ on_both_backends! {
         drop(subscribers);
     }
 
-    /// The numbers have gone back, and the server cannot write a new epoch: its next start does it. It took the
-    /// old epoch, and gave ids a second time.
+    /// The numbers have gone back, and the server cannot write a new epoch: its next start does it. It took
+    /// the old epoch, and gave ids a second time.
     fn an_epoch_that_could_not_be_renewed_is_renewed_by_the_next_start(backend) {
         let mut nats = Nats::start();
         let address = Server::start_apart(backend, &[]).address.to_string();
@@ -434,8 +435,8 @@ on_both_backends! {
         expect_count(0);
     }
 
-    /// One server publishes the events of presence for all. Where it ends, the next one tells also what has changed
-    /// before its end was noticed.
+    /// One server publishes the events of presence for all. Where it ends, the next one tells also what has
+    /// changed before its end was noticed.
     fn presence_goes_on_without_the_server_that_told_it(backend) {
         let nats = Nats::start();
         let options = ["--presence", "room/*", "--presence-interval", "100ms"];

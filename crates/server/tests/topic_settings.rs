@@ -340,8 +340,8 @@ on_both_backends! {
         });
     }
 
-    /// What a subscriber finds of the past is what its topics keep, although the stream has more, and although
-    /// a server has less in memory.
+    /// What a subscriber finds of the past is what its topics keep, although the stream has more, and
+    /// although a server has less in memory.
     fn topic_settings_bound_what_is_read_from_the_stream(backend) {
         let nats = Nats::start();
         let options = ["--retain-events", "5", "--retain", "otp/*=0,,", "--retain", "young=,,1s"];
@@ -384,8 +384,8 @@ on_both_backends! {
         }
     }
 
-    /// Events that expire while a subscriber reads are delivered to it, too. Before this was so, the subscriber was
-    /// told of one gap after the other, or its stream ended before the first event.
+    /// Events that expire while a subscriber reads are delivered to it, too. Before this was so, the
+    /// subscriber was told of one gap after the other, or its stream ended before the first event.
     fn what_expires_during_a_replay_is_not_lost(backend) {
         const EVENTS: usize = 400;
         let nats = Nats::start();

@@ -186,8 +186,8 @@ impl Net {
         let it = &self.connections[index];
         let status = it.verifier.offered_status;
         let Some(undecided) = &it.undecided else {
-            // A request that is decided at once may wait for its turn, where there is room to wait, and for no
-            // longer than for a decision.
+            // A request that is decided at once may wait for its turn, where there is room to wait, and for
+            // no longer than for a decision.
             let is_over = it.verifier.asked_at.is_some_and(|asked| now >= asked + limits.decision_time);
             let says = |problem: &str| bytes.windows(problem.len()).any(|part| part == problem.as_bytes());
             let waited_in_vain = status == Some(503)

@@ -401,9 +401,9 @@ impl LogModel {
         self.disk.is_some() && !self.has_between(interest, seq - 1, seq)
     }
 
-    /// Whether a subscriber is told of a gap only where something is gone that it may see. A disk does not know
-    /// which topics a pattern has lost, nor what a crash has lost; and it says of all topics alike whether
-    /// private events count.
+    /// Whether a subscriber is told of a gap only where something is gone that it may see. A disk does not
+    /// know which topics a pattern has lost, nor what a crash has lost; and it says of all topics alike
+    /// whether private events count.
     pub(crate) fn is_exact(&self, interest: &Interest) -> bool {
         let is_exact = |disk: &Arc<Disk>| {
             interest.patterns.is_empty()
@@ -456,8 +456,8 @@ impl LogModel {
         }
     }
 
-    /// Where a subscriber starts whose stream begins with a gap in its head, or without one. The disk is asked
-    /// where memory has not everything, some time before the stream begins.
+    /// Where a subscriber starts whose stream begins with a gap in its head, or without one. The disk is
+    /// asked where memory has not everything, some time before the stream begins.
     pub(crate) fn start_with(
         &self,
         interest: &Interest,
@@ -509,9 +509,9 @@ impl LogModel {
                     panic!("no event bears {id}, and no gap is told");
                 };
                 // Which of several events with this id the client has, it does not say. It goes on behind the
-                // first one that memory knows or the disk finds: after a restart memory may know a later one only,
-                // and the disk finds those that were published to one topic.
-                // The disk was asked some time before. It may have let go of the event since.
+                // first one that memory knows or the disk finds: after a restart memory may know a later one
+                // only, and the disk finds those that were published to one topic. The disk was asked some
+                // time before. It may have let go of the event since.
                 let until = if bearers.contains(&first) { last } else { available.max(last) };
                 Start { incomplete_until: until, excused_until: last, ..complete_at(first) }
             }

@@ -1,8 +1,9 @@
 //! What the contract of [`Store`] says, as tests of any store.
 //!
-//! A store's own test calls [`all`] with a function that makes an empty store with the given bounds. A store that
-//! outlives its process calls [`it_is_the_same_after_it_is_opened_again`] as well, and one whose storage a test can
-//! make fail calls [`a_failed_append_leaves_nothing_visible`]. Each check panics with what is wrong.
+//! A store's own test calls [`all`] with a function that makes an empty store with the given bounds. A store
+//! that outlives its process calls [`it_is_the_same_after_it_is_opened_again`] as well, and one whose storage
+//! a test can make fail calls [`a_failed_append_leaves_nothing_visible`]. Each check panics with what is
+//! wrong.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -508,7 +509,8 @@ pub fn readers_see_a_growing_beginning(make: Make<'_>) {
     });
 }
 
-/// Reads that run beside trims leave nothing out without saying so, and a search gives the right record or none.
+/// Reads that run beside trims leave nothing out without saying so, and a search gives the right record or
+/// none.
 pub fn readers_beside_trims_are_told_what_is_gone(make: Make<'_>) {
     const RECORDS: u64 = 3000;
     let retention = Retention::default().with_age(Duration::MAX).with_events(20);
@@ -573,8 +575,8 @@ pub fn the_epoch_stays(make: Make<'_>) {
     assert_eq!(store.state().epoch, epoch);
 }
 
-/// A store that is closed and opened again is the same store. `open` opens it, and makes it at the first call. The
-/// store of the call before is closed then.
+/// A store that is closed and opened again is the same store. `open` opens it, and makes it at the first
+/// call. The store of the call before is closed then.
 ///
 /// # Panics
 /// The store does not do what the contract says.

@@ -57,9 +57,9 @@ pub struct View {
     pub retained: Option<Arc<dyn Retained>>,
 }
 
-/// The records that retention covered at a certain moment, and those that have come since. It is for a log that
-/// keeps more than its retention says, because other programs read it, too. A record that expires later is still
-/// given, so nothing is lost to a subscriber that reads slowly.
+/// The records that retention covered at a certain moment, and those that have come since. It is for a log
+/// that keeps more than its retention says, because other programs read it, too. A record that expires later
+/// is still given, so nothing is lost to a subscriber that reads slowly.
 pub trait Retained: Send + Sync {
     /// As [`StoreReader::read`].
     ///

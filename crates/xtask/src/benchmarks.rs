@@ -13,7 +13,8 @@ const TEMPLATE: &str = "docs/BENCHMARKS.md.in";
 const DOCUMENT: &str = "docs/BENCHMARKS.md";
 const RESULTS: &str = "loadtest/results";
 const README: &str = "README.md";
-/// The measured rows of the table in the README. They are templates, and use the folders of the document's template.
+/// The measured rows of the table in the README. They are templates, and use the folders of the document's
+/// template.
 const ROWS_OF_README: [&str; 2] = [
     "| CPU of a delivery, us \
      | {{figure @release/steered.json fanfare-io-uring@15000 server_cpu_us_per_delivery}} \
@@ -35,8 +36,8 @@ pub(crate) struct Options {
     /// Write nothing, and fail where the document is not what the raw files give
     #[arg(long)]
     check: bool,
-    /// Rewrite the JSON files of a folder of results, before all else: without line breaks, and without what is for
-    /// plots or follows from the rounds
+    /// Rewrite the JSON files of a folder of results, before all else: without line breaks, and without what
+    /// is for plots or follows from the rounds
     #[arg(long, value_name = "FOLDER", conflicts_with = "check")]
     compact: Option<PathBuf>,
 }
@@ -84,7 +85,8 @@ fn readme() -> Result<String, String> {
     with_rows(&documents::read(Path::new(README))?, &lines)
 }
 
-/// Replaces the rows of tables in a text. Each of the new rows takes the place of the one with the same first cell.
+/// Replaces the rows of tables in a text. Each of the new rows takes the place of the one with the same first
+/// cell.
 fn with_rows(text: &str, lines: &[String]) -> Result<String, String> {
     let cell = |line: &str| line.split('|').nth(1).map(|cell| cell.trim().to_owned());
     let mut text: Vec<&str> = text.lines().collect();
@@ -141,8 +143,8 @@ fn compact(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The same JSON in one line. It has no curves and no seconds, because these are for plots, and no figures of rows that
-/// have their rounds, because they follow from the rounds.
+/// The same JSON in one line. It has no curves and no seconds, because these are for plots, and no figures of
+/// rows that have their rounds, because they follow from the rounds.
 fn compacted(text: &str) -> Result<String, serde_json::Error> {
     fn reduce(value: &mut serde_json::Value) {
         match value {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{benchmarks, cargo, documents, status};
+use crate::{benchmarks, cargo, comments, documents, status};
 
 /// Runs every check, also after one has failed, and names those that did.
 pub(crate) fn run() -> Result<ExitCode, String> {
@@ -24,12 +24,16 @@ pub(crate) fn run() -> Result<ExitCode, String> {
         println!("{faults}");
         failed.push("links of the documents");
     }
+    if let Err(faults) = comments::check() {
+        println!("{faults}");
+        failed.push("comments");
+    }
     if let Err(fault) = benchmarks::check() {
         println!("{fault}");
         failed.push("the document of benchmarks");
     }
     if failed.is_empty() {
-        println!("formatting, lints, documentation, links and benchmarks are in order");
+        println!("formatting, lints, documentation, comments, links and benchmarks are in order");
         Ok(ExitCode::SUCCESS)
     } else {
         Err(format!("not in order: {}", failed.join(", ")))

@@ -1,4 +1,5 @@
-//! `cargo xtask config`: the documents that are made of the definitions of the server's options, metrics and problems.
+//! `cargo xtask config`: the documents that are made of the definitions of the server's options, metrics and
+//! problems.
 
 use std::process::ExitCode;
 
@@ -12,7 +13,8 @@ pub(crate) struct Options {
     bless: bool,
 }
 
-/// Checks `docs/CONFIGURATION.md`, `docs/fanfare.schema.json`, `docs/METRICS.md`, `docs/PROBLEMS.md` and `docs/openapi*.json`, or renews them.
+/// Checks `docs/CONFIGURATION.md`, `docs/fanfare.schema.json`, `docs/METRICS.md`, `docs/PROBLEMS.md` and
+/// `docs/openapi*.json`, or renews them.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let mut test = cargo(["test", "--quiet", "--package", "fanfare-config", "--test", "documents"]);
     if options.bless {

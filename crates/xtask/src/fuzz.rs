@@ -12,8 +12,8 @@ use crate::{cargo, must, output_of, root, target_directory};
 
 const PACKAGE: &str = "crates/fuzz";
 
-/// LLVM's coverage for libFuzzer: counters at every edge, their addresses, and the operands of comparisons. Stable
-/// rustc takes these flags.
+/// LLVM's coverage for libFuzzer: counters at every edge, their addresses, and the operands of comparisons.
+/// Stable rustc takes these flags.
 const FLAGS: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -123,7 +123,8 @@ struct Campaign {
 }
 
 impl Campaign {
-    /// Runs all jobs, as many at once as there are cores; says how many found something. No fuzzer outlives this.
+    /// Runs all jobs, as many at once as there are cores; says how many found something. No fuzzer outlives
+    /// this.
     fn run(&self, queue: VecDeque<Job>) -> Result<usize, String> {
         let mut running = Vec::new();
         let finds = self.run_all(queue, &mut running);

@@ -11,8 +11,8 @@ const MODELS: &str = "::models::";
 /// How far to search.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Interruptions of a thread in one run, for every model; each more takes several times as long [default: each
-    /// model's own, chosen so that all take less than a minute]
+    /// Interruptions of a thread in one run, for every model; each more takes several times as long [default:
+    /// each model's own, chosen so that all take less than a minute]
     #[arg(long, value_name = "COUNT")]
     preemptions: Option<usize>,
     /// Only the models with this in their names

@@ -7,6 +7,7 @@ mod book;
 mod capacity;
 mod check;
 mod cluster;
+mod comments;
 mod config;
 mod documents;
 mod failures;

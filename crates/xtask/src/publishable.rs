@@ -135,8 +135,8 @@ fn packages() -> Result<(), String> {
     let mut files: Vec<PathBuf> = files.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "crate"));
     for file in files {
-        // Files of a package all have one time, by which cargo would take what it has built of another package for this
-        // one's. `-m` gives them the present one.
+        // Files of a package all have one time, by which cargo would take what it has built of another
+        // package for this one's. `-m` gives them the present one.
         must(Command::new("tar").arg("-xzmf").arg(&file).arg("-C").arg(&folder))?;
         unpacked.extend(file.file_stem().map(|name| name.to_string_lossy().into_owned()));
     }

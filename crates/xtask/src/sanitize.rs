@@ -1,5 +1,5 @@
-//! `cargo xtask sanitize`: the tests of what is unsafe or shared, under AddressSanitizer, ThreadSanitizer, Miri and a standard
-//! library that watches descriptors. All need the nightly toolchain.
+//! `cargo xtask sanitize`: the tests of what is unsafe or shared, under AddressSanitizer, ThreadSanitizer,
+//! Miri and a standard library that watches descriptors. All need the nightly toolchain.
 
 use std::process::{Command, ExitCode};
 
@@ -27,8 +27,8 @@ struct Check {
 }
 
 const CHECKS: [Check; 4] = [
-    // The crates with `unsafe` in them and the shard. Not the server's: its only `unsafe` is its allocator, and what
-    // that gives out AddressSanitizer does not watch.
+    // The crates with `unsafe` in them and the shard. Not the server's: its only `unsafe` is its allocator,
+    // and what that gives out AddressSanitizer does not watch.
     Check {
         name: "address",
         component: None,
@@ -36,8 +36,9 @@ const CHECKS: [Check; 4] = [
         arguments: &["test", "--package=fanfare-io", "--package=fanfare", "--lib", "--tests"],
         environment: &[],
     },
-    // The publish path. The standard library is built anew: with the one that comes built, every mutex would be a
-    // race. Only the test whose threads share a descriptor table: a number means the same in every thread to it.
+    // The publish path. The standard library is built anew: with the one that comes built, every mutex would
+    // be a race. Only the test whose threads share a descriptor table: a number means the same in every
+    // thread to it.
     Check {
         name: "thread",
         component: Some("rust-src"),
@@ -51,7 +52,8 @@ const CHECKS: [Check; 4] = [
         ],
         environment: &[],
     },
-    // Built with its debug assertions, the standard library aborts where an owned descriptor was closed by another owner.
+    // Built with its debug assertions, the standard library aborts where an owned descriptor was closed by
+    // another owner.
     Check {
         name: "descriptors",
         component: Some("rust-src"),

@@ -35,8 +35,8 @@ pub(crate) struct Options {
     /// Leave out the tests that put nginx, Caddy and HAProxy before the server, and do not install these
     #[arg(long)]
     no_proxies: bool,
-    /// Leave out the tests that drive the server with requests generated from its OpenAPI documents, and do not
-    /// install schemathesis
+    /// Leave out the tests that drive the server with requests generated from its OpenAPI documents, and do
+    /// not install schemathesis
     #[arg(long)]
     no_generated: bool,
     /// Leave out the tests of client libraries of other languages, and do not install these

@@ -13,8 +13,8 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
-/// Both are built first, so that no compiler runs beside what is timed. A smoke run has the profile of the tests, which
-/// have built most of it: every assertion of the engine is in it.
+/// Both are built first, so that no compiler runs beside what is timed. A smoke run has the profile of the
+/// tests, which have built most of it: every assertion of the engine is in it.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let is_smoke = options.arguments.iter().any(|argument| argument == "--smoke");
     let profile = if is_smoke { "dev" } else { "release" };

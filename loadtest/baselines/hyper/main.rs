@@ -2,9 +2,9 @@
 //! subscribes, POST publishes its body.
 //!
 //! Each core has a single-threaded runtime with a listener and subscribers of its own, so that no lock and no
-//! atomic counter of a task is shared between cores. A publish makes the frame once and hands it to every core.
-//! There it is put into a ring, and the streams that wait are woken; each sends from its own place in the ring.
-//! A stream has no queue of its own: one that is behind by more than the ring is closed.
+//! atomic counter of a task is shared between cores. A publish makes the frame once and hands it to every
+//! core. There it is put into a ring, and the streams that wait are woken; each sends from its own place in
+//! the ring. A stream has no queue of its own: one that is behind by more than the ring is closed.
 //!
 //! It is a program of its own, because an allocator is for a whole program.
 
@@ -205,8 +205,8 @@ async fn serve(
 ) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let mut server = http1::Builder::new();
-    // One write of a buffer with the chunk's head and the frame: for events of some hundred bytes to copy them
-    // costs less than a vectored write of three parts.
+    // One write of a buffer with the chunk's head and the frame: for events of some hundred bytes to copy
+    // them costs less than a vectored write of three parts.
     server.max_buf_size(BUFFER_BYTES).writev(false).header_read_timeout(None).pipeline_flush(true);
     loop {
         let Ok((socket, _)) = listener.accept().await else {

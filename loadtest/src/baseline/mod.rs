@@ -31,8 +31,8 @@ pub(crate) struct Serve {
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// IPv4 address to listen on, for threads, bare and axum-sse. The others listen on 127.0.0.1, or where their
-    /// settings say
+    /// IPv4 address to listen on, for threads, bare and axum-sse. The others listen on 127.0.0.1, or where
+    /// their settings say
     #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST)]
     host: Ipv4Addr,
     /// Port to publish at, for pushpin

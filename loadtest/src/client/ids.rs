@@ -13,8 +13,8 @@ pub(crate) struct IdFigures {
     /// Deliveries of an event whose id was not that of its first delivery. Where a stream has several topics
     /// this may be meant so.
     pub(crate) differing: u64,
-    /// Events whose id another event of the topic has, too: a subscriber that names it can be sent too much or
-    /// too little.
+    /// Events whose id another event of the topic has, too: a subscriber that names it can be sent too much
+    /// or too little.
     pub(crate) repeated: u64,
     /// Events whose id ends with a number that is not above that of the event before, with the same
     /// beginning.
@@ -52,7 +52,8 @@ fn take_apart(id: &[u8]) -> Option<(&[u8], u64)> {
 impl EventId {
     pub(crate) fn of(id: &[u8]) -> EventId {
         let (beginning, number) = take_apart(id).unwrap_or((id, 0));
-        // The ids of two events are to have one hash only where they are equal, and the same one on each machine.
+        // The ids of two events are to have one hash only where they are equal, and the same one on each
+        // machine.
         let digest = Sha256::digest(id);
         let hash = digest.first_chunk().map_or(1, |first| u64::from_le_bytes(*first));
         EventId { hash: hash.max(1), beginning: crc32fast::hash(beginning), number }

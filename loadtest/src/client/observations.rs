@@ -55,7 +55,8 @@ pub(crate) const EVENTS_WATCHED: u64 = 2_000_000;
 const NAMES: usize = 16;
 /// A comment that comes sooner after the response head belongs to the answer and is no heartbeat.
 const GREETING: u64 = clock::SECOND;
-/// A number so far above what is known to be published is none: on another machine that is known a little later.
+/// A number so far above what is known to be published is none: on another machine that is known a little
+/// later.
 const AHEAD: u64 = 1 << 20;
 /// Kinds of errors that are told apart: a server that breaks each stream in another way has no end of them.
 const KINDS: usize = 32;
@@ -276,7 +277,8 @@ impl Recorder {
         }
     }
 
-    /// Closes a subscriber's account: what it was owed of the events published to its topics is there or lost.
+    /// Closes a subscriber's account: what it was owed of the events published to its topics is there or
+    /// lost.
     pub(super) fn settle(&mut self, subscriber: &mut Subscriber, published: impl Fn(u32) -> u64) {
         self.observations.faults[usize::from(subscriber.group)].lost += subscriber.lost(published);
         for account in subscriber.accounts() {

@@ -49,8 +49,8 @@ pub(crate) struct Subscriber {
     pub(super) had_heartbeat: bool,
     /// One of its streams was silent for too long.
     pub(super) was_silent: bool,
-    /// When something came last, and when the last event that is not this run's came: in the recorder's short form;
-    /// 0: never.
+    /// When something came last, and when the last event that is not this run's came: in the recorder's short
+    /// form; 0: never.
     pub(super) heard: u32,
     pub(super) event_at: u32,
     pub(super) framing: Framing,
@@ -128,7 +128,8 @@ pub(super) struct Rare {
     pub(super) tls: Option<Box<ClientConnection>>,
     /// Of a stream that is compressed.
     pub(super) gzip: Option<MultiGzDecoder<Vec<u8>>>,
-    /// Its first stream could not be opened, and no later one was: it is among those that are counted as failed.
+    /// Its first stream could not be opened, and no later one was: it is among those that are counted as
+    /// failed.
     pub(super) has_failed: bool,
 }
 

@@ -31,8 +31,9 @@ use crate::failure::Failure;
 use crate::sse::Unfinished;
 use crate::sys;
 
-/// A subscriber that came back or joined is owed the events that are published after its stream was open for so long:
-/// a server may answer a little before its publishing knows of the stream. It is twice what the first streams are given.
+/// A subscriber that came back or joined is owed the events that are published after its stream was open for
+/// so long: a server may answer a little before its publishing knows of the stream. It is twice what the
+/// first streams are given.
 const OWED_AFTER: u64 = SECOND;
 
 /// Runs until told to finish; without a report when it could not start.

@@ -50,8 +50,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) set: &'a [String],
 }
 
-/// All contenders, each with the reason where it cannot take part. It is an error if a setting is overridden that
-/// does not exist.
+/// All contenders, each with the reason where it cannot take part. It is an error if a setting is overridden
+/// that does not exist.
 pub(crate) fn all_contenders(wanted: Wanted<'_>) -> Outcome<Vec<(String, Outcome<Contender>)>> {
     let names = names();
     let mut overridden = Vec::new();

@@ -77,8 +77,8 @@ fn collect(path: &str, value: &Value, into: &mut BTreeMap<String, Vec<f64>>) {
     }
 }
 
-/// The latency curve of a row by the same rule: quantile, and the median, the lowest and the highest microseconds
-/// at it.
+/// The latency curve of a row by the same rule: quantile, and the median, the lowest and the highest
+/// microseconds at it.
 pub(super) fn curve(rounds: &[Report]) -> Vec<(f64, f64, f64, f64)> {
     let curves: Vec<_> =
         rounds.iter().filter(|report| report.valid).map(|report| &report.latency_curve).collect();

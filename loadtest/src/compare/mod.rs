@@ -52,8 +52,8 @@ impl Contest {
         matches!(self, Contest::Topics | Contest::Mixed)
     }
 
-    /// The scenario with its own options as they are. In a storm subscribers come back with `Last-Event-ID` if they
-    /// `resume`.
+    /// The scenario with its own options as they are. In a storm subscribers come back with `Last-Event-ID`
+    /// if they `resume`.
     fn kind(self, resume: bool) -> Kind {
         match self {
             Contest::Fanout => Kind::Fanout,
@@ -95,8 +95,8 @@ pub(crate) struct Compare {
     /// Sending threads of `bare`, each with a descriptor table of its own where there are several
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     bare_threads: Option<u16>,
-    /// In `storm` subscribers come back with Last-Event-ID, and what is published meanwhile must reach them. Most
-    /// contenders cannot do that: choose those that can with --contenders
+    /// In `storm` subscribers come back with Last-Event-ID, and what is published meanwhile must reach them.
+    /// Most contenders cannot do that: choose those that can with --contenders
     #[arg(long)]
     resume: bool,
     /// Times that each server runs at each number of connections. Each figure is the median of its rounds by
@@ -147,7 +147,8 @@ impl Compare {
         'all: for &connections in &self.connections {
             for round in 0..self.rounds {
                 for turn in 0..contenders.len() {
-                    // Each round begins with another one, so that no contender always runs after the same one.
+                    // Each round begins with another one, so that no contender always runs after the same
+                    // one.
                     let index = (turn + round as usize) % contenders.len();
                     let report = self.one(&contenders[index], connections, round)?;
                     let interrupted = report.partial;
@@ -164,8 +165,8 @@ impl Compare {
         Ok(comparison)
     }
 
-    /// Each contender is asked and published to where it was started. What names another server would be ignored, or
-    /// all rows would be of that one.
+    /// Each contender is asked and published to where it was started. What names another server would be
+    /// ignored, or all rows would be of that one.
     fn check_servers(&self) -> Outcome<()> {
         let load = &self.load;
         let given = [

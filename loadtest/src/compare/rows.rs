@@ -149,7 +149,8 @@ impl Comparison {
     }
 }
 
-/// The name of a figure that no single report has: CPU per delivery in units of the bare loop's in the same round.
+/// The name of a figure that no single report has: CPU per delivery in units of the bare loop's in the same
+/// round.
 const BESIDE_BARE: &str = "server_cpu_beside_bare";
 
 /// Puts rows beside the bare loop's, round by round. A round that is not valid is beside nothing.
@@ -238,8 +239,9 @@ mod tests {
         }
     }
 
-    /// A server that lost events in one of three rounds is marked, with the faults of all rounds. Its range and its ratio
-    /// are those of the valid rounds. Before, a row showed the faults and the verdict of one run alone.
+    /// A server that lost events in one of three rounds is marked, with the faults of all rounds. Its range
+    /// and its ratio are those of the valid rounds. Before, a row showed the faults and the verdict of one
+    /// run alone.
     #[test]
     fn a_round_that_is_not_valid_marks_its_row_and_is_no_measurement() {
         let comparison = comparison([
@@ -288,8 +290,8 @@ mod tests {
         );
     }
 
-    /// Every figure of the table has its median and its range. Before, each was that of one run, and only the CPU had a
-    /// range.
+    /// Every figure of the table has its median and its range. Before, each was that of one run, and only the
+    /// CPU had a range.
     #[test]
     fn tables_show_medians_with_their_ranges_and_state_the_rule() {
         let comparison = comparison([

@@ -1,8 +1,9 @@
 //! The controller's side: agents that hold the subscribers of one run together, as if they were this
 //! machine's.
 //!
-//! A thread for each agent receives; what it hears is in [`agent::Heard`]. One further thread, the [`pulse`], tells
-//! the agents what was published, and asks for their time. Orders are sent by the thread that conducts the run.
+//! A thread for each agent receives; what it hears is in [`agent::Heard`]. One further thread, the [`pulse`],
+//! tells the agents what was published, and asks for their time. Orders are sent by the thread that conducts
+//! the run.
 
 mod agent;
 mod division;

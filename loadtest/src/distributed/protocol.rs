@@ -22,7 +22,8 @@ use crate::clock::{self, nanoseconds};
 use crate::failure::{Failure, Outcome};
 use crate::sys;
 
-/// Rises with each change of a message, or of what it means. The version of the program has to be the same, too.
+/// Rises with each change of a message, or of what it means. The version of the program has to be the same,
+/// too.
 pub(super) const PROTOCOL: u32 = 4;
 const TOOL: &str = "fanfare-load";
 

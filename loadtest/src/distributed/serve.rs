@@ -54,7 +54,8 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Lines about connections that were turned away, at most one a second, so that strangers cannot fill the log.
+/// Lines about connections that were turned away, at most one a second, so that strangers cannot fill the
+/// log.
 #[derive(Default)]
 struct TurnedAway {
     /// When the last line was written.
@@ -78,7 +79,8 @@ impl TurnedAway {
         Some(format!("{from} was turned away: {why}{others}"))
     }
 
-    /// Says how many connections were turned away since the last line. There is none where that is no connection.
+    /// Says how many connections were turned away since the last line. There is none where that is no
+    /// connection.
     fn rest(&mut self) -> Option<String> {
         match std::mem::take(&mut self.untold) {
             0 => None,

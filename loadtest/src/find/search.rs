@@ -3,7 +3,8 @@
 /// The lowest value that is tried, as a part of the first one, where not even that holds.
 const LEAST_PART: f64 = 1.0 / 1_024.0;
 
-/// The state of a search. Order of calls: [`Search::next`], [`Search::tried`], and again until there is no next.
+/// The state of a search. Order of calls: [`Search::next`], [`Search::tried`], and again until there is no
+/// next.
 pub(super) struct Search {
     first: f64,
     most: f64,

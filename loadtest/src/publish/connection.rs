@@ -174,8 +174,9 @@ impl Connection {
         self.stream.as_mut().ok_or_else(|| Failure::new("the publisher has no connection"))
     }
 
-    /// Waits for the answer to the oldest request. All of it has to come within the patience: a server that sends
-    /// a byte of it now and then, or one after the other that is none, does not hold the publisher for ever.
+    /// Waits for the answer to the oldest request. All of it has to come within the patience: a server that
+    /// sends a byte of it now and then, or one after the other that is none, does not hold the publisher for
+    /// ever.
     pub(crate) fn answer(&mut self, tally: &mut Tally) -> Outcome<()> {
         /// Of a body, for a person.
         const BODY_BYTES: usize = 200;

@@ -71,7 +71,8 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Starts. `sequences` are the next numbers per topic of the run, shared with what counts them at the end.
+    /// Starts. `sequences` are the next numbers per topic of the run, shared with what counts them at the
+    /// end.
     pub(crate) fn start(route: Route, pace: Pace, sequences: Arc<Vec<AtomicU64>>) -> Outcome<Publisher> {
         let progress = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));

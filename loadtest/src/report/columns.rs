@@ -21,8 +21,8 @@ enum Value {
     OpenAtEnd,
 }
 
-/// What a figure is where the client was the bottleneck of a round: the client adds to latencies, and takes from
-/// rates.
+/// What a figure is where the client was the bottleneck of a round: the client adds to latencies, and takes
+/// from rates.
 fn bound(name: &str) -> &'static str {
     match name {
         "deliveries_per_s" | "opening.per_second" => ">= ",

@@ -14,7 +14,8 @@ use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::{Failure, Outcome};
 use crate::sys;
 
-/// A log that is being written. What was added is in the file when the run is killed, but for the last seconds.
+/// A log that is being written. What was added is in the file when the run is killed, but for the last
+/// seconds.
 pub(crate) struct HistogramLog {
     path: PathBuf,
     file: BufWriter<File>,

@@ -126,10 +126,12 @@ pub(crate) struct Client {
     /// Of the thread that waited longest for a core.
     pub(crate) longest_wait_share: f64,
     pub(crate) threads: Vec<ClientThread>,
-    /// Processor time of the threads that hold the streams, with the kernel work that they do, for each delivery.
+    /// Processor time of the threads that hold the streams, with the kernel work that they do, for each
+    /// delivery.
     pub(crate) cpu_us_per_delivery: Option<f64>,
-    /// Time that the client's cores worked for each delivery, for whatever there was to do: the kernel's receiving in
-    /// `ksoftirqd` and in interrupts, which is no thread's, is in it. Only where the server has no part of these cores.
+    /// Time that the client's cores worked for each delivery, for whatever there was to do: the kernel's
+    /// receiving in `ksoftirqd` and in interrupts, which is no thread's, is in it. Only where the server has
+    /// no part of these cores.
     pub(crate) cores_cpu_us_per_delivery: Option<f64>,
     /// What all client threads and publishers used of the cores they may use.
     pub(crate) cores_share: f64,
@@ -148,7 +150,8 @@ pub(crate) struct Client {
 /// What the machine did to a run in the measured window.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Conditions {
-    /// Share of the time of all cores, of the server's and of the client's, that the hypervisor gave to others.
+    /// Share of the time of all cores, of the server's and of the client's, that the hypervisor gave to
+    /// others.
     pub(crate) stolen_share: Option<f64>,
     pub(crate) stolen_share_of_server_cores: Option<f64>,
     pub(crate) stolen_share_of_client_cores: Option<f64>,
@@ -350,7 +353,8 @@ mod tests {
         );
     }
 
-    /// Fields of the client, and the name of the tool, had no meaning that a reader could look up, and others had two.
+    /// Fields of the client, and the name of the tool, had no meaning that a reader could look up, and others
+    /// had two.
     #[test]
     fn the_readme_says_what_each_field_means() {
         let readme = include_str!("../../README.md");

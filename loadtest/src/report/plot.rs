@@ -66,8 +66,8 @@ fn open(height: f64, title: &str) -> String {
     )
 }
 
-/// Lines with a logarithmic vertical axis, and the ranges of their points. `label` writes a value of the vertical axis
-/// with its unit; `ticks` are the horizontal axis's, from 0 to 1.
+/// Lines with a logarithmic vertical axis, and the ranges of their points. `label` writes a value of the
+/// vertical axis with its unit; `ticks` are the horizontal axis's, from 0 to 1.
 pub(super) fn lines(
     title: &str,
     label: fn(f64) -> String,

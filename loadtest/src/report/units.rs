@@ -54,8 +54,8 @@ pub(crate) fn bytes(bytes: f64) -> String {
     scaled(bytes, &[("B", 1.0), ("KiB", kilo), ("MiB", kilo * kilo), ("GiB", kilo * kilo * kilo)])
 }
 
-/// The digits of a number without the separators between its thousands: `1_000` and `1,000`. `None`: a comma stands
-/// elsewhere, as in `1,5`, which would not be what was meant.
+/// The digits of a number without the separators between its thousands: `1_000` and `1,000`. `None`: a comma
+/// stands elsewhere, as in `1,5`, which would not be what was meant.
 pub(crate) fn without_separators(text: &str) -> Option<String> {
     let text = text.replace('_', "");
     if !text.contains(',') {

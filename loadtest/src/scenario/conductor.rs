@@ -224,7 +224,8 @@ impl Conductor<'_> {
             let crowd = self.crowd()?;
             let open = crowd.open();
             bar.set_position(open);
-            // Streams that the server ends early are opened again and again, but are hardly ever open all at once.
+            // Streams that the server ends early are opened again and again, but are hardly ever open all at
+            // once.
             let were_open = if self.listens() { crowd.opened() } else { open + crowd.over() };
             if were_open + crowd.failed() >= all {
                 break;

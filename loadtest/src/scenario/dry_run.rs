@@ -7,8 +7,8 @@ use crate::failure::{Failure, Outcome};
 use crate::stamp::Stamp;
 use crate::target::{Template, Values};
 
-/// The requests, the first of each kind. Nothing is sent. Where a host has several addresses, the one at which a
-/// connection is taken is found, as in a run.
+/// The requests, the first of each kind. Nothing is sent. Where a host has several addresses, the one at
+/// which a connection is taken is found, as in a run.
 pub(crate) fn requests(kind: &Kind, load: &Load) -> Outcome<String> {
     check(kind, load)?;
     let templates = load.templates()?;

@@ -64,8 +64,8 @@ pub(super) struct Evidence {
     pub(super) backlog: Option<u64>,
     /// Events that were published while all streams of a storm were cut.
     pub(super) published_while_away: Option<u64>,
-    /// Bytes that were published for those who stall, and bytes that waited in their own receive buffers, where that
-    /// can be seen.
+    /// Bytes that were published for those who stall, and bytes that waited in their own receive buffers,
+    /// where that can be seen.
     pub(super) stalled_backlog: Option<(u64, Option<u64>)>,
     pub(super) lag: Option<Timings>,
     pub(super) answer: Option<Timings>,

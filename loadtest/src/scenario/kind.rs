@@ -87,8 +87,8 @@ pub(crate) struct Topics {
     /// Topics of each stream
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     pub(crate) per_stream: u32,
-    /// Streams choose topics by Zipf's law with this exponent, in place of taking them in turn: a few topics are
-    /// wanted by many
+    /// Streams choose topics by Zipf's law with this exponent, in place of taking them in turn: a few topics
+    /// are wanted by many
     #[arg(long, value_name = "EXPONENT")]
     pub(crate) zipf: Option<f64>,
 }

@@ -62,8 +62,8 @@ pub(crate) struct Load {
     #[arg(long, value_name = "TEXT", help_heading = REQUESTS)]
     #[serde(serialize_with = "secrets::shown_body")]
     pub(crate) subscribe_body: Option<String>,
-    /// A file with a value on each line, such as a token or a cookie: `{value}` in the subscription's URL, headers
-    /// and body stands for them, for the subscribers in turn. `{subscriber}` is a subscriber's number
+    /// A file with a value on each line, such as a token or a cookie: `{value}` in the subscription's URL,
+    /// headers and body stands for them, for the subscribers in turn. `{subscriber}` is a subscriber's number
     #[arg(long, value_name = "FILE", help_heading = REQUESTS)]
     pub(crate) values: Option<PathBuf>,
     /// Where subscribers connect, in turn, in place of the host of the URL; several have commas between them
@@ -144,9 +144,9 @@ pub(crate) struct Load {
     /// default
     #[arg(long, value_name = "ADDRESSES", help_heading = CLIENT)]
     pub(crate) sources: Option<String>,
-    /// Connect over TUN devices with a TCP client of this program's own, which needs no sockets: a name for the
-    /// devices, and the network of the clients' addresses if it is not 10.64.0.0/10. Needs root, and is meant
-    /// for a network namespace
+    /// Connect over TUN devices with a TCP client of this program's own, which needs no sockets: a name for
+    /// the devices, and the network of the clients' addresses if it is not 10.64.0.0/10. Needs root, and is
+    /// meant for a network namespace
     #[arg(long, value_name = "NAME[,NETWORK]", help_heading = CLIENT)]
     pub(crate) tun: Option<String>,
     /// Streams to open a second
@@ -172,7 +172,8 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 0, value_name = "BYTES", help_heading = CLIENT)]
     pub(crate) receive_buffer: usize,
 
-    /// The longest line, and the longest data of an event, that a server may send, in bytes; 0: 1 MiB, or twice
+    /// The longest line, and the longest data of an event, that a server may send, in bytes; 0: 1 MiB, or
+    /// twice
     /// --size where that is more
     #[arg(long, value_name = "BYTES", default_value_t = 0, help_heading = JUDGEMENT)]
     pub(crate) max_line: usize,
@@ -186,8 +187,8 @@ pub(crate) struct Load {
     pub(crate) count_errors: bool,
     /// Fail, with exit code 1, where this is true of the run: a figure, a comparison, and a number with its
     /// unit, e.g. 'p99>50ms', 'lost>0', 'deliveries_per_s<100000', 'server_memory_per_stream>10KiB',
-    /// 'cpu_per_delivery>2us', or 'client-bound'. May be given several times; a wrong name lists the right ones.
-    /// With --against also a change: 'p99>+10%'
+    /// 'cpu_per_delivery>2us', or 'client-bound'. May be given several times; a wrong name lists the right
+    /// ones. With --against also a change: 'p99>+10%'
     #[arg(long, value_name = "THRESHOLD", help_heading = JUDGEMENT)]
     pub(crate) fail_if: Vec<Threshold>,
 
@@ -206,7 +207,8 @@ pub(crate) struct Load {
     /// The server's process, for its CPU and memory; its children are included
     #[arg(long, value_name = "PID", help_heading = SERVER_MEASURED)]
     pub(crate) server_pid: Option<u32>,
-    /// The server's CPU and memory as `fanfare-load watch` on its machine tells them, in place of --server-pid
+    /// The server's CPU and memory as `fanfare-load watch` on its machine tells them, in place of
+    /// --server-pid
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "server_pid", requires = "token", help_heading = SERVER_MEASURED)]
     pub(crate) server_watch: Option<String>,
     /// The subscribers are on these machines, on each of which `fanfare-load agent` listens

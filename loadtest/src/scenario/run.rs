@@ -29,8 +29,8 @@ use crate::threshold;
 use crate::tls::{self, Tls};
 use crate::tun::Networks;
 
-/// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent for
-/// a minute.
+/// The silence of a stream that is worth a note where none was named: proxies close a stream that is silent
+/// for a minute.
 const LONG_SILENCE: Duration = Duration::from_secs(60);
 
 /// Topics of a run, and of one of its streams.
@@ -165,8 +165,8 @@ pub(crate) fn run_monitored(kind: &Kind, load: &Load, name: &str, monitor: &mut 
     {
         pin_server(server, &load.server_cores)?;
     }
-    // This thread looks at the run every millisecond: on the server's core it would be in its way. The client's
-    // threads and the publishers begin where it is.
+    // This thread looks at the run every millisecond: on the server's core it would be in its way. The
+    // client's threads and the publishers begin where it is.
     let keeps = !load.client_cores.is_empty() || !load.server_cores.is_empty() && load.server_watch.is_none();
     let kept = keeps.then(|| Kept::on(&cores)).transpose()?;
     let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };

@@ -15,8 +15,8 @@ const WAITED_SHARE: f64 = 0.15;
 /// deliveries.
 const DELAY_PART: f64 = 0.5;
 
-/// A server whose latency grows by more than this, and by this part of the time in which events were published,
-/// cannot keep up with the rate: the longer the run, the later it would be.
+/// A server whose latency grows by more than this, and by this part of the time in which events were
+/// published, cannot keep up with the rate: the longer the run, the later it would be.
 const GROWTH_MS: f64 = 500.0;
 const GROWTH_PART: f64 = 0.05;
 /// Streams that should have had a heartbeat are mentioned after so long.
@@ -96,8 +96,8 @@ fn pace(report: &mut Report, case: &Case<'_>) {
     }
     let time_ms =
         report.seconds.iter().filter(|second| second.latency_mean_ms.is_some()).count() as f64 * 1e3;
-    // Events of a million streams may take many seconds each: as long as one is over before the next one is due,
-    // nothing adds up.
+    // Events of a million streams may take many seconds each: as long as one is over before the next one is
+    // due, nothing adds up.
     let interval_ms = case.load.burst as f64 / case.load.rate * 1e3;
     if let Some(last_ms) = report.last_subscriber_ms
         && last_ms > interval_ms
@@ -343,7 +343,8 @@ mod tests {
         assert!(!report.client.bottleneck && report.notes.is_empty(), "{:?}", report.notes);
     }
 
-    /// The processor time of all client threads over what came while it was counted. What came before is not in it.
+    /// The processor time of all client threads over what came while it was counted. What came before is not
+    /// in it.
     #[test]
     fn a_delivery_costs_the_client_what_its_threads_used_for_it() {
         let load = Load::default();
@@ -361,8 +362,8 @@ mod tests {
         assert_eq!(report.client.cpu_us_per_delivery, None);
     }
 
-    /// A server that was disturbed joined the events of a minute, and its processor time looked like that of one event
-    /// at a time.
+    /// A server that was disturbed joined the events of a minute, and its processor time looked like that of
+    /// one event at a time.
     #[test]
     fn broadcasts_that_last_longer_than_their_interval_are_named() {
         let noted = |last_subscriber_ms| {

@@ -265,8 +265,8 @@ fn is_closed(socket: &TcpStream) -> bool {
     gone
 }
 
-/// The data of an event with another number and another time, and a checksum that is right: `~fl`, run, topic,
-/// number, time, length, checksum and filler, with a point between two of them.
+/// The data of an event with another number and another time, and a checksum that is right: `~fl`, run,
+/// topic, number, time, length, checksum and filler, with a point between two of them.
 fn forged(data: &str, sequence: u64, intended: u64) -> String {
     let parts: Vec<&str> = data.trim_end_matches('!').split('.').collect();
     let made = |length: usize, checksum: &str| {

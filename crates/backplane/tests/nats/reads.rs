@@ -132,8 +132,8 @@ fn a_copy_that_is_behind_leaves_nothing_out() {
     assert!(was_read, "the copy that is behind noticed each time that it is apart, before all was read");
 }
 
-/// Whether all was read in time. Some ten seconds after its routes are cut, the copy that is behind knows that
-/// it has no leader. From then on it answers that JetStream is not available, and reads fail.
+/// Whether all was read in time. Some ten seconds after its routes are cut, the copy that is behind knows
+/// that it has no leader. From then on it answers that JetStream is not available, and reads fail.
 fn reads_beside_a_copy_that_is_behind() -> bool {
     let mut cluster =
         NatsCluster::start(4, &nats::NatsOptions::default()).unwrap_or_else(|error| panic!("{error}"));

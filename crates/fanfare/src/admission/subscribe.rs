@@ -275,10 +275,10 @@ impl Subscribe {
     /// and the fields of [`Subscribe::with_header`] are added behind its fields.
     ///
     /// # Errors
-    /// [`InvalidHead`]: it is not exactly one HTTP/1 head of a `text/event-stream` with the status 200; it has a
-    /// `Content-Length`, a `Content-Encoding`, or a `Transfer-Encoding` other than `chunked`; or it is longer
-    /// than 16 KiB. Whether it says `chunked` has to agree with the wire format, which [`crate::Hub::adopt`]
-    /// checks.
+    /// [`InvalidHead`]: it is not exactly one HTTP/1 head of a `text/event-stream` with the status 200; it
+    /// has a `Content-Length`, a `Content-Encoding`, or a `Transfer-Encoding` other than `chunked`; or it is
+    /// longer than 16 KiB. Whether it says `chunked` has to agree with the wire format, which
+    /// [`crate::Hub::adopt`] checks.
     pub fn with_response_head(mut self, bytes: impl Into<Vec<u8>>) -> Result<Subscribe, InvalidHead> {
         self.written_head = Some(Box::new(WrittenHead::parse(bytes.into())?));
         Ok(self)

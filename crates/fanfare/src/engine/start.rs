@@ -1,4 +1,5 @@
-//! The start of an engine: what was asked for is checked and chosen, then the log, the channels and the threads are made.
+//! The start of an engine: what was asked for is checked and chosen, then the log, the channels and the
+//! threads are made.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;

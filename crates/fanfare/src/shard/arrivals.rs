@@ -378,9 +378,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Throws away what a client sends behind its last answer. Unread bytes would turn the end of the connection
-    /// into a reset, which may take the answer away from its client. A client that sends more at once than
-    /// these reads take is closed.
+    /// Throws away what a client sends behind its last answer. Unread bytes would turn the end of the
+    /// connection into a reset, which may take the answer away from its client. A client that sends more at
+    /// once than these reads take is closed.
     fn discard_behind_answer(&mut self, socket: Socket) -> Progress {
         for _ in 0..LINGERING_READS {
             match self.io.receive(socket, &mut self.received) {

@@ -173,8 +173,8 @@ impl Delivery {
     }
 }
 
-/// Whether the stream of this generation had begun when `then` was the newest generation. `now` is the newest one
-/// today. Generations go round, so their ages are compared: a stream may be as old as they go far.
+/// Whether the stream of this generation had begun when `then` was the newest generation. `now` is the newest
+/// one today. Generations go round, so their ages are compared: a stream may be as old as they go far.
 pub fn began_by(generation: u32, then: u32, now: u32) -> bool {
     let age = |generation: u32| now.wrapping_sub(generation) & LinkKey::GENERATIONS;
     age(generation) >= age(then)

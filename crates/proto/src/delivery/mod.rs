@@ -13,8 +13,9 @@
 //!
 //! The order of calls in one tick:
 //!
-//! 1. inputs, in any order: [`Delivery::handle_gone`], [`Delivery::handle_writable`]; for a newcomer
-//!    [`Delivery::reserve`], [`Delivery::open`], then [`Delivery::begin`] or [`Delivery::abandon`];
+//! 1. inputs, in any order: [`Delivery::handle_gone`], [`Delivery::handle_writable`]; for a newcomer, also
+//!    behind the events, [`Delivery::poll_closed`], [`Delivery::reserve`] and [`Delivery::open`], then
+//!    [`Delivery::begin`] or [`Delivery::abandon`];
 //! 2. events, while [`Delivery::is_backlogged`] is false: [`Delivery::handle_event`], within the budget of
 //!    [`Delivery::mark`];
 //! 3. [`Delivery::handle_timeout`];

@@ -171,9 +171,9 @@ impl Log {
         self.raise_floor(seq, seq);
     }
 
-    /// What a durable store has lost of any topic: the newest event, and the newest public one. A subscriber of
-    /// a topic of which nothing else is known is told of a gap, or asks the store, where it has less than this.
-    /// Numbers that are higher are appended before anyone asks.
+    /// What a durable store has lost of any topic: the newest event, and the newest public one. A subscriber
+    /// of a topic of which nothing else is known is told of a gap, or asks the store, where it has less than
+    /// this. Numbers that are higher are appended before anyone asks.
     ///
     /// # Panics
     /// A topic is in the log.
@@ -328,8 +328,8 @@ impl Log {
         self.dropped_for_room += self.drop_for_room(dropped);
     }
 
-    /// Appends a frame that was published before and comes back from a durable store. A topic from which it is
-    /// gone there ([`Log::note_gone`]) does not get it back. It does not count as appended.
+    /// Appends a frame that was published before and comes back from a durable store. A topic from which it
+    /// is gone there ([`Log::note_gone`]) does not get it back. It does not count as appended.
     ///
     /// # Panics
     /// Its number is not higher than all before.

@@ -187,7 +187,8 @@ impl SharedSettings {
         self.wake.notify_one();
     }
 
-    /// The settings in force, for the program that starts in the place of this one. `None`: they are too many.
+    /// The settings in force, for the program that starts in the place of this one. `None`: they are too
+    /// many.
     pub(crate) fn handed_over(&self) -> Option<String> {
         let text = self.in_force().written_by(&self.server).ok()?;
         String::from_utf8(text).ok()

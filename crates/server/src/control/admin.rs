@@ -170,17 +170,17 @@ struct Incoming(AsyncFd<std::net::TcpListener>);
 impl Incoming {
     /// `listener` must not block.
     fn new(listener: std::net::TcpListener) -> io::Result<Incoming> {
-        // SAFETY: the listener has one descriptor from its beginning to its end, and nothing here takes the listener
-        // out or closes its descriptor.
+        // SAFETY: the listener has one descriptor from its beginning to its end, and nothing here takes the
+        // listener out or closes its descriptor.
         let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
         Ok(Incoming(listener?))
     }
 
     /// The next connection.
     ///
-    /// Where descriptors are used up, accept(2) fails before it has looked for a connection. Here it fails only
-    /// where one waits. A spare descriptor that was given away for none was free then, and a connection of
-    /// another listener took it.
+    /// Where descriptors are used up, accept(2) fails before it has looked for a connection. Here it fails
+    /// only where one waits. A spare descriptor that was given away for none was free then, and a connection
+    /// of another listener took it.
     async fn next(&self) -> io::Result<TcpStream> {
         loop {
             let accepted = self.0.readable().await?.try_io(|listener| {

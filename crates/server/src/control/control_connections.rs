@@ -1,11 +1,12 @@
 //! The connections of the control plane, and the memory that their answers take.
 //!
 //! A connection is *busy* from the head of a request until its answer is given to the HTTP library, and
-//! *idle* after it, also while its client takes the answer. On the public listeners it comes with a head, so it is
-//! busy at first: a storm of newcomers ends no connection that was not served yet. On the admin listener it comes
-//! without one, and is idle at first: connections that say nothing make room for a probe. An answer takes memory until the socket has
-//! taken all of it. Where a bound is reached, the connections that have been idle for the longest time are
-//! ended: a client that never reads, or never asks again, makes room for one that does.
+//! *idle* after it, also while its client takes the answer. On the public listeners it comes with a head, so
+//! it is busy at first: a storm of newcomers ends no connection that was not served yet. On the admin
+//! listener it comes without one, and is idle at first: connections that say nothing make room for a probe.
+//! An answer takes memory until the socket has taken all of it. Where a bound is reached, the connections
+//! that have been idle for the longest time are ended: a client that never reads, or never asks again, makes
+//! room for one that does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

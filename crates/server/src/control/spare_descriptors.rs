@@ -15,7 +15,8 @@ const PART: u64 = 16;
 /// Open descriptors that stand for those of later connections.
 ///
 /// A connection cannot be given the number of one of them: the number is free for a moment, in which another
-/// thread of the process may take it, and then the next one is given. On the way back there is no such moment.
+/// thread of the process may take it, and then the next one is given. On the way back there is no such
+/// moment.
 #[derive(Clone)]
 pub(crate) struct SpareDescriptors {
     held: Arc<Mutex<Vec<OwnedFd>>>,

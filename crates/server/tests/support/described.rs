@@ -31,8 +31,8 @@ pub(crate) fn check(method: &str, target: &str, response: &Response) {
         .map(|document| &document["paths"][template][method.to_lowercase()])
         .filter(|operation| operation.is_object())
         .peekable();
-    // The path may be one of the other listener's. Methods have upper-case letters, and `get` is none (RFC 9110,
-    // section 9.1).
+    // The path may be one of the other listener's. Methods have upper-case letters, and `get` is none (RFC
+    // 9110, section 9.1).
     let is_method = method.bytes().all(|byte| byte.is_ascii_uppercase());
     let is_of_any_path = kind == "/problems/not-found" || kind == "/problems/method-not-allowed";
     if described.peek().is_none() || !is_method || is_of_any_path {

@@ -26,8 +26,8 @@ use crate::{Error, Record};
 /// some, and their subscribers may be told of gaps that are none.
 pub(super) const EMPTY_TOPICS: u64 = 100_000;
 
-/// With so many, a topic that loses its last record is forgotten at once: the pass over the topics has not come
-/// far enough.
+/// With so many, a topic that loses its last record is forgotten at once: the pass over the topics has not
+/// come far enough.
 const MOST_EMPTY_TOPICS: u64 = EMPTY_TOPICS + EMPTY_TOPICS / 4;
 
 /// Topics that one slice reads at a time.
@@ -262,9 +262,9 @@ impl<'t, 's> Edit<'t, 's> {
 
     /// Takes from large topics until the store is within its bound. True: it is.
     ///
-    /// A hand goes over the groups, and over the topics of each: what it finds that has at least as many bytes
-    /// as the mean of all topics loses its oldest records. There is such a topic in some group. Each topic that
-    /// it looks at is a step, and each record that goes is one.
+    /// A hand goes over the groups, and over the topics of each: what it finds that has at least as many
+    /// bytes as the mean of all topics loses its oldest records. There is such a topic in some group. Each
+    /// topic that it looks at is a step, and each record that goes is one.
     pub(super) fn make_room(&mut self, pass: &mut Pass, left: &mut usize) -> Result<bool, Error> {
         let mut rounds = 0;
         while self.excess() > 0 && self.row.topics > 0 {

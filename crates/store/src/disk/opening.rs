@@ -90,8 +90,8 @@ impl DiskStore {
 
     /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait for
     /// as long as it takes to check the whole file. Where there is not even the room to open it, its changes
-    /// stay in memory: readers have it, and the store is stuck as before. Returns the row of the state that is
-    /// in it: that of the transaction that has failed, or the one before.
+    /// stay in memory: readers have it, and the store is stuck as before. Returns the row of the state that
+    /// is in it: that of the transaction that has failed, or the one before.
     pub(super) fn open_again(&self, writer: &mut Writer) -> Result<StateRow, Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // It has to be closed before it is opened.
@@ -176,9 +176,9 @@ fn put_row(database: &Database, row: &StateRow) -> Result<(), Error> {
     transaction.commit().map_err(database_error)
 }
 
-/// Removes the groups at the end of the tail that are damaged: a disk that does not keep what it has synced may
-/// leave them after a power cut. Where a whole group comes behind a damaged one, this was something else, and
-/// nothing is removed.
+/// Removes the groups at the end of the tail that are damaged: a disk that does not keep what it has synced
+/// may leave them after a power cut. Where a whole group comes behind a damaged one, this was something else,
+/// and nothing is removed.
 fn cut_tail(database: &Database, row: &mut StateRow) -> Result<Option<Cut>, Error> {
     let (mut kept, mut kept_bytes, mut damaged, mut charged) = (0, 0, None, 0);
     let mut behind: Option<(u64, u64)> = None;

@@ -19,8 +19,8 @@ use crate::Error;
 use crate::contract::Gone;
 use crate::encoding::{Damage, put_varint, take_varint};
 
-/// Of the tables and the small rows. A store of another version is refused. Version 1 had own ids in buckets of
-/// numbers, each of which a search had to look into.
+/// Of the tables and the small rows. A store of another version is refused. Version 1 had own ids in buckets
+/// of numbers, each of which a search had to look into.
 pub(super) const FORMAT: u32 = 2;
 
 pub(super) const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");

@@ -206,11 +206,12 @@ fn check_tables(snapshot: &Snapshot) -> Result<Verified, Error> {
     Ok(Verified { records: all.count, bytes: all.bytes, topics: with_records, newest: row.committed })
 }
 
-/// Gives every record of the store in this directory that is whole, in order, and an error for each place that is
-/// damaged. It changes nothing in the directory, and also reads a store that [`DiskStore::open`] refuses.
+/// Gives every record of the store in this directory that is whole, in order, and an error for each place
+/// that is damaged. It changes nothing in the directory, and also reads a store that [`DiskStore::open`]
+/// refuses.
 ///
-/// Records may be among them that retention did not cover any more. Asynchronous records that were not on the disk
-/// are not.
+/// Records may be among them that retention did not cover any more. Asynchronous records that were not on the
+/// disk are not.
 ///
 /// # Errors
 /// Those of `each`, which ends it. [`Error::Corrupt`] where no part of the file can be read. The others are

@@ -179,8 +179,8 @@ impl NatsCluster {
         self.routes_of(server).for_each(|link| link.cut(cut));
     }
 
-    /// Cuts the routes between two servers. Both stay connected with the others, which forward nothing between
-    /// them.
+    /// Cuts the routes between two servers. Both stay connected with the others, which forward nothing
+    /// between them.
     pub fn cut_routes_between(&self, one: usize, other: usize, cut: Cut) {
         let is_between = |from: usize, to: usize| (from, to) == (one, other) || (from, to) == (other, one);
         for (_, _, link) in self.routes.iter().filter(|(from, to, _)| is_between(*from, *to)) {

@@ -382,8 +382,8 @@ fn of_streams() -> Vec<Script> {
             &[KillNode(One(2)), Burst(300), Trim(3), StartNodes, AwaitReady, Wait(300)],
         )
         .gaps(Gaps::Some),
-        // All nodes begin anew, so none of them knows the events that are gone. Where a publisher repeated one
-        // of these, the nodes could not decide about it before the duplicate window is over.
+        // All nodes begin anew, so none of them knows the events that are gone. Where a publisher repeated
+        // one of these, the nodes could not decide about it before the duplicate window is over.
         script(
             "purge under all nodes",
             &[

@@ -1,12 +1,13 @@
 //! Servers that are killed or asked to stop, and started again on the same port.
 //!
 //! Where the log is in memory, the new process has another epoch. It must report the gap to every subscriber
-//! that resumes, and deliver everything that it acknowledges. Where the log is durable, the epoch goes on, and
-//! nothing is excused: each subscriber gets everything that any of the processes has acknowledged. A process that is asked to stop must deliver
-//! everything that it has acknowledged, or report how many subscribers did not take it in time. A subscriber
-//! that has an ordinary receive buffer and reads takes it in time, unless the machine keeps it from reading.
-//! No subscriber reaches a laggard's bound here: one that is disconnected as slow while megabytes are on
-//! their way notices that only after the server has begun to stop, and would count as cut.
+//! that resumes, and deliver everything that it acknowledges. Where the log is durable, the epoch goes on,
+//! and nothing is excused: each subscriber gets everything that any of the processes has acknowledged. A
+//! process that is asked to stop must deliver everything that it has acknowledged, or report how many
+//! subscribers did not take it in time. A subscriber that has an ordinary receive buffer and reads takes it
+//! in time, unless the machine keeps it from reading. No subscriber reaches a laggard's bound here: one that
+//! is disconnected as slow while megabytes are on their way notices that only after the server has begun to
+//! stop, and would count as cut.
 
 use std::sync::Arc;
 use std::time::Duration;

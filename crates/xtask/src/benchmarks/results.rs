@@ -117,8 +117,8 @@ impl Figure {
     }
 }
 
-/// As the load test rounds its figures, so that a figure is the same where its file has it and where it is computed from
-/// the rounds.
+/// As the load test rounds its figures, so that a figure is the same where its file has it and where it is
+/// computed from the rounds.
 fn four_digits(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
 }
@@ -205,7 +205,8 @@ impl Results {
 fn row(json: &Value) -> Result<Row, String> {
     let rounds = json["rounds"].as_array().ok_or("a row has no rounds")?;
     let (valid, not_valid): (Vec<_>, Vec<_>) = rounds.iter().partition(|round| is_valid(round));
-    // Files that were made small have no figures, because they follow from the rounds by the rule of the load test.
+    // Files that were made small have no figures, because they follow from the rounds by the rule of the load
+    // test.
     let figures = match &json["figures"] {
         Value::Null => figures_of(&valid),
         figures => Deserialize::deserialize(figures).map_err(|error| format!("figures: {error}"))?,

@@ -1,7 +1,7 @@
 //! HTTP/2 (RFC 9113): many streams on a connection, by the crates `h2` and `tokio`.
 //!
-//! A task for each stream translates: the request comes as HTTP/1.1 text and the answer goes on as such, so the
-//! rest of a worker does not know the difference. All tasks run on the worker's own thread, within
+//! A task for each stream translates: the request comes as HTTP/1.1 text and the answer goes on as such, so
+//! the rest of a worker does not know the difference. All tasks run on the worker's own thread, within
 //! [`Transport::turn`].
 
 use std::cell::{Cell, RefCell};
@@ -33,8 +33,8 @@ use crate::tls::Tls;
 /// What the server may send ahead on a stream, and on a connection: more than it has to say at a time.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Bytes that may wait for the worker, the events themselves counted with what they hold. When there are more, no
-/// stream of this worker is read until the worker has taken some, and their windows fill.
+/// Bytes that may wait for the worker, the events themselves counted with what they hold. When there are
+/// more, no stream of this worker is read until the worker has taken some, and their windows fill.
 const MOST_WAITING: usize = 16 << 20;
 /// Bytes of the header fields of an answer.
 const HEAD_BYTES: u32 = 64 << 10;
@@ -138,8 +138,8 @@ pub(super) struct Http2 {
     connections: HashMap<(SocketAddr, usize), Shares>,
 }
 
-/// Is to be called before the descriptor tables of the threads part ways: where tokio is built to handle signals,
-/// all its runtimes share a descriptor that the first one opens, and each table needs it.
+/// Is to be called before the descriptor tables of the threads part ways: where tokio is built to handle
+/// signals, all its runtimes share a descriptor that the first one opens, and each table needs it.
 pub(in crate::client) fn prepare() -> io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map(drop)
 }

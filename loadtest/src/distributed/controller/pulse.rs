@@ -24,7 +24,8 @@ pub(super) struct Pulse {
     pub(super) agents: OnceLock<Vec<Arc<RemoteAgent>>>,
     pub(super) over: AtomicBool,
     pub(super) published: OnceLock<Arc<Vec<AtomicU64>>>,
-    /// The counts that the agents were told last. The lock is held while they are told, so that no count falls.
+    /// The counts that the agents were told last. The lock is held while they are told, so that no count
+    /// falls.
     told: Mutex<Vec<u64>>,
 }
 

@@ -112,7 +112,8 @@ impl Conductor<'_> {
         let publishers = self.publishers()?;
         let (all, missed) = (self.load.subscribers, storm.missed);
         let due = clock::now() + nanoseconds(self.load.duration) / 3;
-        // Streams that were opened before all were away: what the server ended until then was opened again, too.
+        // Streams that were opened before all were away: what the server ended until then was opened again,
+        // too.
         let mut before = 0;
         // A publish that has no answer yet may not be with the server.
         let under_way = self.load.pipeline as u64;

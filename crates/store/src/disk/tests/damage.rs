@@ -59,8 +59,8 @@ fn a_damaged_end_is_cut_and_told() {
     verify_files(&disk).unwrap();
 }
 
-/// The process ends at once. The file is closed by another one, so that the damage of this record is not a power
-/// cut's.
+/// The process ends at once. The file is closed by another one, so that the damage of this record is not a
+/// power cut's.
 fn killed_and_damaged(disk: &Disk, store: DiskStore, number: u64) -> (Disk, Vec<usize>) {
     let disk = killed(disk, store);
     let file = crate::disk::files::Watched::new(Files::database(&disk).unwrap(), Arc::default());

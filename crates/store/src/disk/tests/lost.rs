@@ -197,8 +197,8 @@ fn a_process_that_is_killed_loses_nothing_that_was_acknowledged() {
         assert!(read.is_sorted_by_key(|record| record.number));
         if let Some(cut) = &store.opening().cut {
             assert!(!cut.was_durable && *cut.numbers.start() > acknowledged, "{cut}");
-            // The machine goes on, so it is known how many there were, but for an end between a commit and the
-            // note of it.
+            // The machine goes on, so it is known how many there were, but for an end between a commit and
+            // the note of it.
             if let Some((records, _)) = cut.lost {
                 assert_eq!(records, cut.numbers.end() - cut.numbers.start() + 1, "{cut}");
             }
