@@ -539,6 +539,30 @@ fn a_store_that_cannot_be_read_leaves_a_gap_and_no_silence() {
     assert_eq!(client.next_wait(PATIENCE).unwrap().expect("the stream goes on").data(), "live");
 }
 
+/// A gap is told to those that have missed something: of private events to those that see them.
+#[test]
+fn private_events_that_the_store_has_dropped_are_a_gap_for_those_that_see_them() {
+    let limits = LogLimits::default().with_retention(fanfare::Retention::default().with_events(10));
+    let store = Arc::new(FaultyStore::new(MemoryStore::new(Epoch::new(7), limits)));
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let engine = Engine::builder().shards(1).retain_events(5).store(options).start().unwrap();
+    let hub = engine.hub();
+    let publish =
+        |n: usize| publish(&hub, event(&n.to_string()).with_private((2..=20).contains(&n))).unwrap();
+    let ids: Vec<String> = (1..=30).map(publish).collect();
+    let has_gap = |id: &str, sees_private: bool| {
+        let subscribe = Subscribe::to([topic("a")]).with_private_events(sees_private).with_resume(id);
+        testing::adopt(&hub, subscribe).unwrap().header("fanfare-gap").is_some()
+    };
+    let is_told = (0..600).any(|_| {
+        thread::sleep(Duration::from_millis(50));
+        has_gap(&ids[10], true)
+    });
+    assert!(is_told, "it misses private events, and is not told");
+    assert!(!has_gap(&ids[0], false), "all that it sees is there");
+    assert!(!has_gap(&ids[19], true), "all that follows is there");
+}
+
 /// A publisher gave an id to two events. Memory had the first of them through another topic, and the store
 /// was asked, which finds the second one. A subscriber that had the first one lost all between them without a
 /// word.
