@@ -227,7 +227,7 @@ fn a_newcomer_that_got_nothing_is_judged_when_it_leaves() {
 #[test]
 fn dead_streams_after_a_storm_without_resume_have_lost_what_came_after_it() {
     // 14 events at once, 14 while all are away, and eight at seven seconds.
-    let run = "storm --no-resume -n 20 -r 4 --burst 14 -d 9s --patience 400ms";
+    let run = "storm --no-resume -n 20 -r 4 --burst 14 -d 9s --patience 1500ms";
     let fake =
         mischievous(|subscriber, event| if subscriber < 20 { vec![Send::Event(event)] } else { vec![] });
     let verdict = fake.judge(run);

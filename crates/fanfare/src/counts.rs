@@ -110,7 +110,8 @@ counts! {
     /// Requests answered 503 because the decision about them, or their turn, did not come within
     /// [`crate::Limits::decision_time`]; also counted as refused.
     decisions_timed_out,
-    /// Closed because the client left before the decision about its request.
+    /// Closed because the client left before the decision about its request, or while it waited for where its
+    /// stream begins.
     left_undecided,
     /// Sockets handed to another server in the process: [`crate::Engine::hand_over`].
     handed_over,

@@ -343,10 +343,10 @@ impl ShardHistory {
         self.starts.get(&number).is_some_and(|asked| asked.start.is_some())
     }
 
-    /// Whether the start of a subscriber was asked for and not taken.
+    /// Subscribers whose start was asked for and not taken.
     #[cfg(test)]
-    pub(crate) fn asks_for_starts(&self) -> bool {
-        !self.starts.is_empty()
+    pub(crate) fn starts_asked(&self) -> usize {
+        self.starts.len()
     }
 
     /// Whether any answer has come that was not taken.

@@ -548,8 +548,9 @@ pub const ENDINGS: usize = 256;
 /// Streams that one tick checks for those that a drain ends: half a millisecond.
 pub const DRAIN_CHECKS: usize = 1 << 16;
 
-/// How often a shard asks whether the clients of requests that wait for their decision have left. Clients
-/// that came and left held all places for ten seconds otherwise, and no other client was served.
+/// How often a shard asks whether the clients of requests that wait for their decision have left, and those
+/// of subscribers that wait for where they start. Clients that came and left held all places for ten seconds
+/// otherwise, and no other client was served.
 pub const UNDECIDED_CHECK: Duration = Duration::from_millis(50);
 
 /// Requests about which it asks each time: some 100 us of work.

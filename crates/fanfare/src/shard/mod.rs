@@ -234,6 +234,7 @@ impl<I: Io> Shard<I> {
         self.expire_pending(now);
         self.expire_undecided(now);
         self.close_undecided_of_gone(now);
+        self.close_resuming_of_gone(now);
         self.take_mail(now);
         self.act_on_agenda(now);
         self.start_caught_up_resumes(now);

@@ -123,7 +123,7 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_requests_abandoned",
         None,
-        "Requests whose clients left before the decision whether they are let in.",
+        "Requests whose clients left before the decision whether they are let in, or before their streams began.",
         Read::Counter(|now| now.counts.left_undecided),
     ),
     metric(

@@ -1,14 +1,16 @@
 //! Subscribers that resume from a number which is not released here yet, or which is older than what is in
 //! memory, so that the durable store is asked.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fanfare_io::{Io, Socket};
 use fanfare_proto::event_log::EventLog;
-use fanfare_proto::limits::{AHEAD_WAIT, RESUMES};
+use fanfare_proto::limits::{AHEAD_WAIT, RESUMES, UNDECIDED_CHECK, UNDECIDED_CHECKS};
 use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Start;
 
+use super::Arrivals;
 use crate::admission::Subscribe;
 use crate::history::{ShardHistory, StoreStart};
 use crate::orders::Names;
@@ -166,6 +168,37 @@ impl<I: Io> Shard<I> {
         self.arrivals.has_left_resuming = is_waited_for && history.is_some_and(ShardHistory::has_starts);
     }
 
+    /// Closes the sockets of subscribers that have left while they waited, a part of them at a time. Their
+    /// sockets are not watched. They held the places of others, and the durable store looked for their
+    /// events.
+    pub(in crate::shard) fn close_resuming_of_gone(&mut self, now: Duration) {
+        let Arrivals { resuming, next_resuming_check, .. } = &mut self.arrivals;
+        if resuming.is_empty() {
+            *next_resuming_check = None;
+            return;
+        }
+        if now < *next_resuming_check.get_or_insert(now + UNDECIDED_CHECK) {
+            return;
+        }
+        *next_resuming_check = Some(now + UNDECIDED_CHECK);
+        let checked = resuming.len().min(UNDECIDED_CHECKS);
+        let sockets: Vec<Socket> = resuming.iter().take(checked).map(|it| it.socket).collect();
+        let mut ended = Vec::new();
+        self.io.find_ended(&sockets, &mut ended);
+        let ended: BTreeSet<Socket> = ended.into_iter().collect();
+        // Those that go on waiting move to the end, so the order stays, and the next check has others.
+        for _ in 0..checked {
+            let Some(resuming) = self.arrivals.resuming.pop_front() else { return };
+            if ended.contains(&resuming.socket) {
+                self.counts.left_undecided += 1;
+                self.closing.push((resuming.socket, None));
+                self.forget_start(resuming.awaits);
+            } else {
+                self.arrivals.resuming.push_back(resuming);
+            }
+        }
+    }
+
     /// Takes the answer of the durable store away, if there is one.
     pub(super) fn forget_start(&mut self, awaits: Awaits) -> Option<StoreStart> {
         let Awaits::Start(ticket) = awaits else { return None };
@@ -304,6 +337,27 @@ mod tests {
         }
     }
 
+    /// Clients that came, asked the store and left kept their places and their questions for ten seconds.
+    /// Other subscribers were turned away meanwhile.
+    #[test]
+    fn those_that_leave_while_they_wait_make_room() {
+        let mut limits = Limits::default();
+        limits.pending = 8;
+        let mut shard = shard_with(limits, Some(HistoryQueue::new()));
+        shard.links.log.begin_after_for_test(100);
+        let mut clients: Vec<_> = (0..6).map(|_| wait_with(&mut shard, 1, 7)).collect();
+        shard.tick(Duration::ZERO, &mut Vec::new());
+        assert_eq!(shard.arrivals.resuming.len(), 6);
+        clients.truncate(2);
+        shard.tick(UNDECIDED_CHECK, &mut Vec::new());
+        assert_eq!((shard.arrivals.resuming.len(), shard.counts.left_undecided), (2, 4));
+        let history = shard.links.log.history_now();
+        assert!(history.is_some_and(|history| history.starts_asked() == 2), "their questions are forgotten");
+        clients.extend((0..3).map(|_| wait_with(&mut shard, 1, 7)));
+        shard.tick(UNDECIDED_CHECK, &mut Vec::new());
+        assert_eq!((shard.arrivals.resuming.len(), shard.counts.turned_away), (5, 0));
+    }
+
     /// A drain closed subscribers that waited, and kept their questions. The answers kept the shard awake.
     #[test]
     fn a_drain_forgets_what_the_store_was_asked() {
@@ -311,10 +365,10 @@ mod tests {
         shard.links.log.begin_after_for_test(100);
         let _client = wait_with(&mut shard, 1, 7);
         shard.tick(Duration::ZERO, &mut Vec::new());
-        assert!(shard.links.log.history_now().is_some_and(ShardHistory::asks_for_starts));
+        assert!(shard.links.log.history_now().is_some_and(|history| history.starts_asked() > 0));
         shard.begin_drain(Duration::ZERO, Duration::ZERO);
         assert_eq!(shard.arrivals.resuming.len(), 0);
-        assert!(!shard.links.log.history_now().is_some_and(ShardHistory::asks_for_starts));
+        assert!(shard.links.log.history_now().is_none_or(|history| history.starts_asked() == 0));
     }
 
     /// Decisions may use up the budget in every tick. One subscriber that has waited begins in each tick even
