@@ -539,7 +539,8 @@ fn a_store_that_cannot_be_read_leaves_a_gap_and_no_silence() {
     assert_eq!(client.next_wait(PATIENCE).unwrap().expect("the stream goes on").data(), "live");
 }
 
-/// A gap is told to those that have missed something: of private events to those that see them.
+/// A subscriber is told of a gap where it has missed events that it may see. Private events that are gone are
+/// a gap for the subscribers that may see them, and for no others.
 #[test]
 fn private_events_that_the_store_has_dropped_are_a_gap_for_those_that_see_them() {
     let limits = LogLimits::default().with_retention(fanfare::Retention::default().with_events(10));

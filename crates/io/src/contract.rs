@@ -146,8 +146,8 @@ pub trait Io {
     fn watch(&mut self, socket: Socket, token: Token) -> io::Result<()>;
 
     /// Reports from now on that `socket` has something to receive, or that it has ended. The backend may
-    /// leave out that the socket can be written to, because nobody waits for that while a request is being
-    /// received. Otherwise this is like [`Io::watch`].
+    /// leave out that the socket can be written to, because the shard sends nothing while it receives a
+    /// request. Otherwise this is like [`Io::watch`].
     ///
     /// # Errors
     /// As [`Io::watch`].

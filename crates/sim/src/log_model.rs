@@ -506,7 +506,7 @@ impl LogModel {
                 let released: Vec<u64> =
                     history.bearers_for(id, interest).filter(|_| is_text).map(|entry| entry.seq).collect();
                 let (Some(&first), Some(&last)) = (released.first(), released.last()) else {
-                    panic!("no event bears {id}, and no gap is told");
+                    panic!("the stream has no gap, and no event for it ever bore the id {id}");
                 };
                 // Which of several events with this id the client has, it does not say. It goes on behind the
                 // first one that memory knows or the disk finds: after a restart memory may know a later one

@@ -275,7 +275,8 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// not complete has a byte less than this, and the message has a byte more than what was received.
 const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
 
-/// Moves limits into the bounds of every engine. Those that depend on descriptors are not changed here.
+/// Raises or lowers each limit to what every engine can work with. The limits that depend on the number of
+/// descriptors are not changed here.
 pub(super) fn within_bounds_of_engine(mut limits: Limits) -> Limits {
     limits.heartbeat = limits.heartbeat.max(SHORTEST_HEARTBEAT);
     limits.head.max_bytes = limits.head.max_bytes.min(LARGEST_HEAD_BYTES);

@@ -52,7 +52,7 @@ pub(super) struct Arrivals {
     pub(super) resuming: VecDeque<Resuming>,
     /// The last tick has left some of them for the next one that need not wait any longer.
     pub(super) has_left_resuming: bool,
-    /// When it is asked again which of those that resume have left.
+    /// When the shard looks again for subscribers that have left while they waited to resume.
     pub(super) next_resuming_check: Option<Duration>,
     pub(super) undecided: UndecidedTable,
 }

@@ -40,8 +40,8 @@ impl SpareDescriptors {
         self.lock().len() >= self.most || self.source.is_none()
     }
 
-    /// Takes those that are missing, as far as the process has descriptors. Another thread may have taken the
-    /// number of one that was given.
+    /// Opens spare descriptors again until there are as many as there should be, or until the process has no
+    /// more descriptors. Another thread may have taken the number of a descriptor that was given away.
     pub(super) fn refill(&self) {
         let Some(source) = &self.source else { return };
         let mut held = self.lock();

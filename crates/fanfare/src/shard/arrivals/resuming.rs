@@ -186,7 +186,8 @@ impl<I: Io> Shard<I> {
         let mut ended = Vec::new();
         self.io.find_ended(&sockets, &mut ended);
         let ended: BTreeSet<Socket> = ended.into_iter().collect();
-        // Those that go on waiting move to the end, so the order stays, and the next check has others.
+        // Subscribers that go on waiting move to the end of the queue. So their order stays, and the next
+        // check looks at others.
         for _ in 0..checked {
             let Some(resuming) = self.arrivals.resuming.pop_front() else { return };
             if ended.contains(&resuming.socket) {
